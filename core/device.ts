@@ -1,0 +1,31 @@
+/** What a device is to the bus, and the wires it is given. */
+import type { Registers } from "./registers.ts";
+
+/**
+ * A device that answers ports or guest addresses. Handlers see offsets from the start of the range they were mapped
+ * at, run on the thread that took the exit while the bus holds the lock of `registers`, allocate nothing, never throw
+ * and never block.
+ */
+export interface BusDevice {
+  readonly registers: Registers;
+  /**
+   * @param offset from the start of the range
+   * @param size 1, 2 or 4; the bus splits 8-byte accesses, low half first
+   * @returns the bytes read as an int32 (`| 0`): V8 boxes larger numbers
+   */
+  read(offset: number, size: number): number;
+  /** @param value the bytes written, as an int32 */
+  write(offset: number, size: number, value: number): void;
+}
+
+/** A wire from a device to an interrupt controller; callable from any thread. */
+export interface InterruptLine {
+  /** @param level 1 asserted, 0 not. An edge is 1 followed by 0. */
+  set(level: number): void;
+}
+
+/** Where a PCI device sends its message-signalled interrupts. */
+export interface MessageSink {
+  /** As {@link import("./hypervisor.ts").Interrupts.signalMessage}. */
+  signalMessage(address: number, data: number): void;
+}
