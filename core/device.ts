@@ -29,3 +29,21 @@ export interface MessageSink {
   /** As {@link import("./hypervisor.ts").Interrupts.signalMessage}. */
   signalMessage(address: number, data: number): void;
 }
+
+/**
+ * A device with a timer of its own. The I/O Worker calls {@link TimedDevice.tick} when the time it asked for has come,
+ * and whenever the device rings the {@link Reschedule} it was given.
+ */
+export interface TimedDevice {
+  readonly registers: Registers;
+  /**
+   * Brings the device up to the present, raising what is due; called with the lock of `registers` held.
+   * @returns milliseconds until the next call is needed, or -1 when no timer runs
+   */
+  tick(): number;
+}
+
+/** Rung by a {@link TimedDevice} when the guest changed its timer: the I/O Worker then calls `tick` anew. */
+export interface Reschedule {
+  wake(): void;
+}

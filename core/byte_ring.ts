@@ -1,0 +1,85 @@
+/**
+ * Bytes from one thread to another through shared memory: the console's two directions. One writer and one reader at a
+ * time (a device writes under its lock); neither ever waits inside.
+ */
+
+const HEAD = 0; // bytes ever written, modulo 2^32
+const TAIL = 1; // bytes ever read, modulo 2^32
+const HEADER_WORDS = 16;
+
+/** A byte queue over a SharedArrayBuffer. */
+export class ByteRing {
+  /** Shared memory of a ring; pass it to the other Worker and construct there too. */
+  readonly buffer: SharedArrayBuffer;
+  /** Word 0 changes, with `Atomics.notify`, whenever bytes are written; word 1 whenever bytes are read. */
+  readonly words: Int32Array<SharedArrayBuffer>;
+  private readonly bytes: Uint8Array;
+  private readonly mask: number;
+
+  /** @param buffer from {@link ByteRing.allocate} */
+  constructor(buffer: SharedArrayBuffer) {
+    this.buffer = buffer;
+    this.words = new Int32Array(buffer, 0, HEADER_WORDS);
+    this.bytes = new Uint8Array(buffer, HEADER_WORDS * 4);
+    this.mask = this.bytes.length - 1;
+  }
+
+  /** @param capacity bytes; a power of two */
+  static allocate(capacity: number): SharedArrayBuffer {
+    return new SharedArrayBuffer(HEADER_WORDS * 4 + capacity);
+  }
+
+  /** Bytes waiting to be read. */
+  get length(): number {
+    return (Atomics.load(this.words, HEAD) - Atomics.load(this.words, TAIL)) | 0;
+  }
+
+  /** Bytes that can be written now. */
+  get room(): number {
+    return this.bytes.length - this.length;
+  }
+
+  /** Writes one byte; false when there is no room. */
+  push(byte: number): boolean {
+    const head = Atomics.load(this.words, HEAD);
+    if (((head - Atomics.load(this.words, TAIL)) | 0) >= this.bytes.length) return false;
+    this.bytes[head & this.mask] = byte;
+    Atomics.store(this.words, HEAD, (head + 1) | 0);
+    Atomics.notify(this.words, HEAD);
+    return true;
+  }
+
+  /** Takes one byte; -1 when there is none. */
+  shift(): number {
+    const tail = Atomics.load(this.words, TAIL);
+    if (Atomics.load(this.words, HEAD) === tail) return -1;
+    const byte = this.bytes[tail & this.mask];
+    Atomics.store(this.words, TAIL, (tail + 1) | 0);
+    Atomics.notify(this.words, TAIL);
+    return byte;
+  }
+
+  /** Writes `source[start, end)` as far as there is room; returns how many bytes went in. */
+  write(source: Uint8Array, start = 0, end: number = source.length): number {
+    const head = Atomics.load(this.words, HEAD);
+    const count = Math.min(end - start, this.bytes.length - ((head - Atomics.load(this.words, TAIL)) | 0));
+    for (let i = 0; i < count; i++) this.bytes[(head + i) & this.mask] = source[start + i];
+    if (count > 0) {
+      Atomics.store(this.words, HEAD, (head + count) | 0);
+      Atomics.notify(this.words, HEAD);
+    }
+    return count;
+  }
+
+  /** Reads into `target[start, end)` as far as there are bytes; returns how many. */
+  read(target: Uint8Array, start = 0, end: number = target.length): number {
+    const tail = Atomics.load(this.words, TAIL);
+    const count = Math.min(end - start, (Atomics.load(this.words, HEAD) - tail) | 0);
+    for (let i = 0; i < count; i++) target[start + i] = this.bytes[(tail + i) & this.mask];
+    if (count > 0) {
+      Atomics.store(this.words, TAIL, (tail + count) | 0);
+      Atomics.notify(this.words, TAIL);
+    }
+    return count;
+  }
+}
