@@ -19,15 +19,15 @@ export interface IoWorkerReport {
 }
 
 declare const self: {
-  onmessage: (event: MessageEvent<IoWorkerStart>) => void;
+  onmessage: (event: MessageEvent<IoWorkerStart>) => Promise<void>;
   postMessage(report: IoWorkerReport): void;
   close(): void;
 };
 
-self.onmessage = ({ data: { blueprint, index } }) => {
+self.onmessage = async ({ data: { blueprint, index } }) => {
   const control = new Control(blueprint.control);
   try {
-    const partition = attachPartition(blueprint.partition);
+    const partition = await attachPartition(blueprint.partition);
     const board = buildBoard(blueprint, partition, (message) => self.postMessage({ message, fatal: false }));
     const waker = partition.attachWaker(blueprint.ioWaker);
     try {

@@ -4,7 +4,7 @@
  *
  *     created -> running <-> paused -> stopped, or failed with the reason
  */
-import { chooseBackend } from "../backends/choose.ts";
+import { type BackendChoice, chooseBackend } from "../backends/choose.ts";
 import { type Boot, type BootOptions, loadBoot, prepareBoot } from "../firmware/boot.ts";
 import { buildBoard, RAM_HOLE_START } from "../machines/choose.ts";
 import type { Blueprint, Board, BoardConfig } from "./board.ts";
@@ -104,7 +104,8 @@ export class Machine {
    * @throws HvError in words a person can act on
    */
   static async create(options: MachineOptions): Promise<Machine> {
-    const machine = new Machine(options);
+    const choice = await chooseBackend(options.backend ?? "auto", "x86_64");
+    const machine = new Machine(options, choice);
     try {
       machine.boot = await loadBoot(machine.bootOptions());
       for (const message of machine.boot.messages) machine.say(message);
@@ -119,11 +120,10 @@ export class Machine {
     }
   }
 
-  private constructor(options: MachineOptions) {
+  private constructor(options: MachineOptions, choice: BackendChoice) {
     this.options = options;
     this.cpus = checkCpus(options.cpus ?? 1);
     const memory = checkMemory(parseSize(options.memory ?? "1G"));
-    const choice = chooseBackend(options.backend ?? "auto", "x86_64");
     if (options.backend === undefined || options.backend === "auto") this.say(choice.line);
     this.backend = choice.hypervisor.name;
     const limits = choice.support;

@@ -19,15 +19,15 @@ export interface VcpuWorkerReport {
 }
 
 declare const self: {
-  onmessage: (event: MessageEvent<VcpuWorkerStart>) => void;
+  onmessage: (event: MessageEvent<VcpuWorkerStart>) => Promise<void>;
   postMessage(report: VcpuWorkerReport): void;
   close(): void;
 };
 
-self.onmessage = ({ data: { blueprint, index } }) => {
+self.onmessage = async ({ data: { blueprint, index } }) => {
   const control = new Control(blueprint.control);
   try {
-    const partition = attachPartition(blueprint.partition);
+    const partition = await attachPartition(blueprint.partition);
     const board = buildBoard(blueprint, partition, () => {});
     const vcpu = partition.createVcpu(index);
     board.attachVcpu(vcpu);

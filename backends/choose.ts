@@ -1,0 +1,67 @@
+/** Which backend: probe, explain, pick. It never falls back silently. */
+import { HvError } from "../core/errors.ts";
+import type { Architecture, BackendName, Hypervisor, Partition, PartitionHandle, Support } from "../core/hypervisor.ts";
+
+// Best first. Each is loaded when it is wanted: a Worker over KVM never reads the software CPU.
+const LOADERS: Record<string, () => Promise<Hypervisor>> = {
+  kvm: async () => (await import("./kvm/hypervisor.ts")).kvm,
+  soft: async () => (await import("./soft/hypervisor.ts")).soft,
+};
+
+/** The names `--backend` takes besides `auto`, best first. */
+export const BACKEND_NAMES = Object.keys(LOADERS) as BackendName[];
+
+/** A backend and what it found here. */
+export interface BackendProbe {
+  name: BackendName;
+  support: Support;
+}
+
+/** A chosen backend. */
+export interface BackendChoice {
+  hypervisor: Hypervisor;
+  support: Support;
+  /** What was chosen, and why not the better ones: one line. */
+  line: string;
+}
+
+/** Asks every backend of this build what it finds on this machine, best first. */
+export async function probeBackends(): Promise<BackendProbe[]> {
+  const probes: BackendProbe[] = [];
+  for (const name of BACKEND_NAMES) probes.push({ name, support: (await LOADERS[name]()).probe() });
+  return probes;
+}
+
+/**
+ * Picks the best usable backend, or the one that was named.
+ * @throws HvError when it cannot run such a guest here, with each backend's reason
+ */
+export async function chooseBackend(name: "auto" | BackendName, architecture: Architecture): Promise<BackendChoice> {
+  if (name !== "auto") {
+    if (!LOADERS[name]) {
+      throw new HvError(`there is no backend '${name}': choose from auto, ${BACKEND_NAMES.join(", ")}`, {
+        usage: true,
+      });
+    }
+    const hypervisor = await LOADERS[name]();
+    const support = hypervisor.probe();
+    // A restricted platform runs what it can when it is named: the guest may be made for it.
+    if (!support.usable && !support.restricted) throw new HvError(`${name} cannot be used: ${support.reason}`);
+    return { hypervisor, support, line: `${name}: ${support.reason}` };
+  }
+  const refused: string[] = [];
+  for (const candidate of BACKEND_NAMES) {
+    const hypervisor = await LOADERS[candidate]();
+    const support = hypervisor.probe();
+    if (support.usable && support.architectures.includes(architecture)) {
+      return { hypervisor, support, line: `using ${candidate}` + refused.map((reason) => `; not ${reason}`).join("") };
+    }
+    refused.push(`${candidate} (${support.reason})`);
+  }
+  throw new HvError(`nothing here can run the guest: ${refused.join("; ")}`);
+}
+
+/** Joins, in a Worker, the partition whose handle this is. */
+export async function attachPartition(handle: PartitionHandle): Promise<Partition> {
+  return (await LOADERS[handle.backend]()).attachPartition(handle);
+}

@@ -1,0 +1,45 @@
+/** Where things are on the x86-64 PC: the one table that devices, ACPI and loaders are built from. */
+
+/** Guest physical addresses. */
+export const PcAddress = {
+  /** RAM ends here below 4 GiB; what is left of it begins at 4 GiB. */
+  RAM_HOLE_START: 0xc000_0000,
+  /** 32-bit window for PCI BARs. */
+  PCI_WINDOW: 0xc000_0000,
+  PCI_WINDOW_SIZE: 0x2000_0000,
+  /** Memory-mapped configuration space of bus 0 to 255. */
+  ECAM: 0xe000_0000,
+  ECAM_SIZE: 0x1000_0000,
+  IO_APIC: 0xfec0_0000,
+  HPET: 0xfed0_0000,
+  LOCAL_APIC: 0xfee0_0000,
+  /** 64-bit window for PCI BARs: above any RAM a machine may have. */
+  PCI_WINDOW_64: 0x80_0000_0000,
+  PCI_WINDOW_64_SIZE: 0x8_0000_0000,
+  /** ACPI tables and SMBIOS: in the BIOS area, where old kernels look too. */
+  FIRMWARE_TABLES: 0xe_0000,
+  FIRMWARE_TABLES_SIZE: 0x2_0000,
+} as const;
+
+/** I/O ports. */
+export const PcPort = {
+  PIC_PRIMARY: 0x20,
+  PIC_SECONDARY: 0xa0,
+  PIC_ELCR: 0x4d0,
+  PIT: 0x40,
+  PIT_CONTROL: 0x61,
+  I8042: 0x60,
+  RTC: 0x70,
+  COM1: 0x3f8,
+  DEBUG_EXIT: 0xf4,
+  PVPANIC: 0x505,
+  PM1_EVENT: 0x600,
+  PM1_CONTROL: 0x604,
+  PM_TIMER: 0x608,
+  GPE0: 0x620,
+  PCI_CONFIG: 0xcf8,
+  RESET: 0xcf9,
+} as const;
+
+/** Interrupt lines (global system interrupts). */
+export const PcIrq = { COM1: 4, RTC: 8, SCI: 9, PCI_INTA: 16 } as const;
