@@ -38,8 +38,11 @@ export interface Blueprint {
 export interface DataPlane {
   /** Opens what the device needs of the host; throws an Error in words. */
   open(): void;
-  /** Does all the work that waits: walks the queues, moves the data, raises interrupts. Never throws. */
-  service(): void;
+  /**
+   * Does what waits, a bounded amount: walks the queues, moves the data, raises interrupts. Never throws.
+   * @returns true when more waits: to be called again before sleeping
+   */
+  service(): boolean;
   /** Everything the guest was told is done reaches the medium; then lets go of the host's things. */
   close(): void;
 }

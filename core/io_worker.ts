@@ -50,7 +50,9 @@ function serve(board: Board, waker: Waker, control: Control, index: number): voi
   for (;;) {
     const command = control.command;
     if (command === Command.STOP) return;
-    for (const plane of board.dataPlanes) plane.service();
+    let more = false;
+    for (const plane of board.dataPlanes) more = plane.service() || more;
+    if (more) continue;
     if (command === Command.HOLD) {
       control.setWorkerState(index, WorkerState.HELD);
       waker.wait(-1);
