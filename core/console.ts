@@ -133,6 +133,8 @@ export class Console {
   /** Moves output from the ring to whoever listens until {@link end}; the machine runs this for its whole life. */
   async pump(): Promise<void> {
     const chunk = new Uint8Array(1 << 14);
+    // A pending waitAsync does not keep Deno's event loop alive; a timer does.
+    const alive = setInterval(() => {}, 1 << 30);
     for (;;) {
       const head = Atomics.load(this.output.words, 0);
       const count = this.output.read(chunk);
@@ -148,6 +150,7 @@ export class Console {
       const wait = Atomics.waitAsync(this.output.words, 0, head);
       if (wait.async) await wait.value;
     }
+    clearInterval(alive);
     for (const waiting of this.waiting.splice(0)) {
       clearTimeout(waiting.timer);
       waiting.reject(this.notSaid(waiting.pattern, "the guest ended before it said"));
