@@ -1,5 +1,5 @@
 /** The control thread's end of a guest's console: web streams, and waiting for what the guest says. */
-import { ByteRing } from "./byte_ring.ts";
+import type { ByteRing } from "./byte_ring.ts";
 import { HvError } from "./errors.ts";
 import { parseDuration } from "./units.ts";
 
