@@ -36,7 +36,7 @@
  */
 import type { GuestMemory } from "../../core/memory.ts";
 import { FIRST_WORD, type RegisterFile, type Registers } from "../../core/registers.ts";
-import { Chain, Peek, type Virtqueue } from "./queue.ts";
+import { Chain, Peek, QueueWord, type Virtqueue } from "./queue.ts";
 import { PackedQueue } from "./packed_queue.ts";
 import { SplitQueue } from "./split_queue.ts";
 
@@ -124,26 +124,7 @@ export const Word = {
 } as const;
 const QUEUES = FIRST_WORD + 20;
 
-/** Words of one queue, from {@link VirtioDevice.queueWord} on. */
-export const QueueWord = {
-  SIZE: 0,
-  VECTOR: 1,
-  ENABLE: 2,
-  DESCRIPTORS: 3, // two words each, low first
-  DRIVER: 5,
-  DEVICE: 7,
-  /** 1 while a queue reset waits for the data plane. */
-  RESET: 9,
-  /** Rises with every reset: the data plane then forgets the ring it had. */
-  EPOCH: 10,
-  /** 1 once the data plane has taken the ring up: the three words after it count from there. */
-  ACTIVE: 11,
-  NEXT_AVAILABLE: 12,
-  NEXT_USED: 13,
-  SIGNALLED: 14,
-  /** The device's own; 0 after a reset. */
-  PROGRESS: 15,
-} as const;
+/** {@link QueueWord}s. */
 const QUEUE_WORDS = 16;
 
 const Stop = { DEVICE: 1, QUEUE: 2 } as const;

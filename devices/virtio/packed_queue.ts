@@ -1,7 +1,15 @@
 /** The packed virtqueue (virtio 1.2, 2.8). */
 import type { GuestMemory } from "../../core/memory.ts";
-import { QueueWord } from "./device.ts";
-import { Chain, Descriptor, MAX_CHAIN, Peek, type QueueSetup, type Virtqueue, wideAddress } from "./queue.ts";
+import {
+  type Chain,
+  Descriptor,
+  MAX_CHAIN,
+  Peek,
+  type QueueSetup,
+  QueueWord,
+  type Virtqueue,
+  wideAddress,
+} from "./queue.ts";
 
 const DESCRIPTOR_BYTES = 16;
 /** Bits of a descriptor's flags that, against the wrap counter, say whose it is (2.8.1). */

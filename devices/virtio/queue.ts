@@ -7,6 +7,26 @@
 import type { GuestMemory } from "../../core/memory.ts";
 import type { IoVector } from "../../storage/disk.ts";
 
+/** Words of one queue, from `VirtioDevice.queueWord` on. */
+export const QueueWord = {
+  SIZE: 0,
+  VECTOR: 1,
+  ENABLE: 2,
+  DESCRIPTORS: 3, // two words each, low first
+  DRIVER: 5,
+  DEVICE: 7,
+  /** 1 while a queue reset waits for the data plane. */
+  RESET: 9,
+  /** Rises with every reset: the data plane then forgets the ring it had. */
+  EPOCH: 10,
+  /** 1 once the data plane has taken the ring up: the three words after it count from there. */
+  ACTIVE: 11,
+  NEXT_AVAILABLE: 12,
+  NEXT_USED: 13,
+  SIGNALLED: 14,
+  /** The device's own; 0 after a reset. */
+  PROGRESS: 15,
+} as const;
 /** Most pieces in one chain, indirect ones included; as many as one `preadv` takes (IOV_MAX). */
 export const MAX_CHAIN = 1024;
 /** Most bytes in one chain: a sum stays an int32. */
@@ -173,7 +193,7 @@ export interface Virtqueue {
   enableNotifications(): boolean;
 }
 
-/** What a queue must know before it is activated. */
+/** What must be known before a queue is activated. */
 export interface QueueSetup {
   /** Most entries the device allows. */
   most: number;

@@ -1,7 +1,15 @@
 /** The split virtqueue (virtio 1.2, 2.7). */
 import type { GuestMemory } from "../../core/memory.ts";
-import { QueueWord } from "./device.ts";
-import { Chain, Descriptor, MAX_CHAIN, Peek, type QueueSetup, type Virtqueue, wideAddress } from "./queue.ts";
+import {
+  type Chain,
+  Descriptor,
+  MAX_CHAIN,
+  Peek,
+  type QueueSetup,
+  QueueWord,
+  type Virtqueue,
+  wideAddress,
+} from "./queue.ts";
 
 const DESCRIPTOR_BYTES = 16;
 /** `flags` of the available and of the used ring (2.7.6, 2.7.8): no interrupt, no notification. */
