@@ -7,3 +7,23 @@ const origin = performance.timeOrigin;
 export function monotonicNow(): number {
   return origin + performance.now();
 }
+
+/** Time as the guest's devices count it. */
+export interface Clock {
+  /** Milliseconds, with a fraction, since the guest's clocks read zero. */
+  now(): number;
+}
+
+/** The {@link Clock} of a machine: the same in all its Workers, and continued by a snapshot with a later epoch. */
+export class GuestClock implements Clock {
+  private readonly epoch: number;
+
+  /** @param epoch {@link monotonicNow} at which the guest's clocks read zero */
+  constructor(epoch: number) {
+    this.epoch = epoch;
+  }
+
+  now(): number {
+    return monotonicNow() - this.epoch;
+  }
+}

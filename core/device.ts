@@ -47,3 +47,18 @@ export interface TimedDevice {
 export interface Reschedule {
   wake(): void;
 }
+
+/** What a {@link MachineEvents.panic} tells, as pvpanic's bits do. */
+export const GuestPanic = { PANICKED: 1, CRASH_LOADED: 2 } as const;
+
+/** What a device wants of the machine. Callable from any thread; an implementation only sets shared words. */
+export interface MachineEvents {
+  /** The guest switched itself off. */
+  powerOff(): void;
+  /** The guest asked for a reset. */
+  reset(): void;
+  /** @param kind {@link GuestPanic}: the guest's kernel died, or died and runs its crash kernel */
+  panic(kind: number): void;
+  /** @param code the exit code the guest chose, 0 to 255 */
+  exit(code: number): void;
+}
