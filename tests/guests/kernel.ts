@@ -73,7 +73,6 @@ export async function moduleFiles(kernel: DebianKernel, names: readonly string[]
 /** The `depends=` line of a module's .modinfo section (MODULE_INFO in <linux/moduleparam.h>: NUL-ended strings). */
 function moduleDepends(module: Uint8Array): string[] {
   const text = new TextDecoder("latin1").decode(module);
-  // deno-lint-ignore no-control-regex
   const depends = text.match(/\0depends=([^\0]*)\0/)?.[1] ?? "";
   return depends.split(",").filter(Boolean);
 }
