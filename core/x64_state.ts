@@ -56,19 +56,29 @@ export const X64 = {
   INTERRUPT_INJECTED: 526,
   INTERRUPT_VECTOR: 527,
   EXCEPTION_ERROR: 528, // u32
+  /** u32: 1 when {@link X64.PDPTRS} are the four loaded page-directory pointers of PAE paging (SDM vol. 3, 4.4.1). */
+  PDPTRS_VALID: 532,
+  PDPTRS: 536,
   /** FXSAVE64 image, 512 bytes (SDM vol. 1, 10.5.1), then the standard-format XSAVE header and extended areas. */
   XSAVE: 576,
   XSAVE_BYTES: 4096,
   /** Local APIC register page, 1 KiB: 64 registers of 16 bytes (SDM vol. 3, 11.4.1). Zero when the machine owns it. */
   LOCAL_APIC: 4672,
   LOCAL_APIC_BYTES: 1024,
+  /**
+   * MSRs without a place above (MTRRs, paravirtual clock, speculation control ...), as many as the backend has: a u32
+   * count, then index u32, reserved u32, value u64 each. Those a state does not name take their power-on value.
+   */
+  OTHER_MSR_COUNT: 5696,
+  OTHER_MSRS: 5704,
+  MAX_OTHER_MSRS: 160,
 } as const;
 
 /** One segment: base u64, limit u32 (in bytes), selector u16, attributes u16 (bit 15 of which is G; unusable: P = 0). */
 export const SEGMENT_BYTES = 16;
 
 /** Bytes of the whole state. */
-export const X64_STATE_BYTES = 5696;
+export const X64_STATE_BYTES = 8264;
 
 /** Names in the order of {@link X64.GPR}. */
 export const GPR_NAMES = [

@@ -1,0 +1,194 @@
+/**
+ * What all Workers of one partition know of it: words in a SharedArrayBuffer. Nothing here is touched between two exits.
+ */
+import { C, check, Kvm, libc } from "./abi.ts";
+import type { MemoryRegion } from "../../core/hypervisor.ts";
+
+/** Signal that takes a vCPU out of KVM_RUN: a real-time one that neither glibc (32-34) nor Deno uses. */
+export const KICK_SIGNAL = 50;
+
+/** Memory slots of one partition. */
+export const MAX_SLOTS = 256;
+
+// Int32 words.
+const LOCK = 0;
+const CLOSING = 1;
+const ATTACHED = 2;
+const LOGGING = 3;
+const FIRST_VCPU = 16;
+// Per vCPU: lock, thread id (0: not there), run page's address as a double in two words.
+const VCPU_WORDS = 4;
+// Doubles, after the words: memory address, size, then slots of guest address, size, offset, flags.
+const SLOT_DOUBLES = 4;
+
+/** The shared words, as one Worker sees them. */
+export class SharedState {
+  readonly buffer: SharedArrayBuffer;
+  private readonly words: Int32Array;
+  private readonly runPages: Float64Array;
+  private readonly memoryDoubles: Float64Array;
+  private readonly slots: Float64Array;
+  private readonly vcpus: number;
+
+  static allocate(vcpus: number): SharedArrayBuffer {
+    return new SharedArrayBuffer((FIRST_VCPU + vcpus * VCPU_WORDS) * 4 + (2 + MAX_SLOTS * SLOT_DOUBLES) * 8);
+  }
+
+  constructor(buffer: SharedArrayBuffer, vcpus: number) {
+    this.buffer = buffer;
+    this.vcpus = vcpus;
+    const wordBytes = (FIRST_VCPU + vcpus * VCPU_WORDS) * 4;
+    this.words = new Int32Array(buffer, 0, wordBytes / 4);
+    this.runPages = new Float64Array(buffer, 0, wordBytes / 8);
+    this.memoryDoubles = new Float64Array(buffer, wordBytes, 2);
+    this.slots = new Float64Array(buffer, wordBytes + 16, MAX_SLOTS * SLOT_DOUBLES);
+  }
+
+  get closing(): boolean {
+    return Atomics.load(this.words, CLOSING) !== 0;
+  }
+  setClosing(): void {
+    Atomics.store(this.words, CLOSING, 1);
+  }
+
+  /** Counts one more Worker that may look at guest memory. */
+  attach(): void {
+    Atomics.add(this.words, ATTACHED, 1);
+  }
+  /** True for the last one. */
+  detach(): boolean {
+    return Atomics.sub(this.words, ATTACHED, 1) === 1;
+  }
+
+  get memoryAddress(): number {
+    return this.memoryDoubles[0];
+  }
+  get memorySize(): number {
+    return this.memoryDoubles[1];
+  }
+  setMemory(address: number, size: number): void {
+    this.memoryDoubles[0] = address;
+    this.memoryDoubles[1] = size;
+  }
+
+  /** Whether writable slots log what the guest writes; read and written with {@link locked}. */
+  get logging(): boolean {
+    return this.words[LOGGING] !== 0;
+  }
+  set logging(on: boolean) {
+    this.words[LOGGING] = on ? 1 : 0;
+  }
+
+  /** Runs `action` while no other Worker changes slots. */
+  locked<T>(action: () => T): T {
+    lock(this.words, LOCK);
+    try {
+      return action();
+    } finally {
+      unlock(this.words, LOCK);
+    }
+  }
+
+  /** Puts a region into a free slot; -1 when there is none. */
+  takeSlot(region: MemoryRegion): number {
+    for (let slot = 0; slot < MAX_SLOTS; slot++) {
+      if (this.slots[slot * SLOT_DOUBLES + 1] !== 0) continue;
+      this.slots.set(
+        [region.guestAddress, region.size, region.offset, region.readonly ? Kvm.MEM_READONLY : 0],
+        slot * SLOT_DOUBLES,
+      );
+      return slot;
+    }
+    return -1;
+  }
+  freeSlot(slot: number): void {
+    this.slots.fill(0, slot * SLOT_DOUBLES, (slot + 1) * SLOT_DOUBLES);
+  }
+  /** The slot that holds exactly this region, or -1. */
+  findSlot(region: MemoryRegion): number {
+    for (let slot = 0; slot < MAX_SLOTS; slot++) {
+      const at = slot * SLOT_DOUBLES;
+      if (this.slots[at] === region.guestAddress && this.slots[at + 1] === region.size) return slot;
+    }
+    return -1;
+  }
+  /** What is in a slot, or null. */
+  slot(slot: number): MemoryRegion | null {
+    const [guestAddress, size, offset, flags] = this.slots.subarray(slot * SLOT_DOUBLES, (slot + 1) * SLOT_DOUBLES);
+    return size === 0 ? null : { guestAddress, size, offset, readonly: flags === Kvm.MEM_READONLY };
+  }
+
+  /** Tells all Workers where vCPU `index` can be kicked. */
+  openVcpu(index: number, threadId: number, runPage: number): void {
+    const at = FIRST_VCPU + index * VCPU_WORDS;
+    lock(this.words, at);
+    this.words[at + 1] = threadId;
+    this.runPages[(at + 2) / 2] = runPage;
+    unlock(this.words, at);
+  }
+  /** After this no Worker touches the vCPU's run page any more. */
+  closeVcpu(index: number): void {
+    this.openVcpu(index, 0, 0);
+  }
+
+  /**
+   * Makes a vCPU leave KVM_RUN, or its next KVM_RUN return at once. `immediate_exit` comes before the signal: it covers
+   * a thread that has looked at its commands but is not yet in KVM_RUN; the signal covers one that is.
+   */
+  kick(index: number): void {
+    if (!(index >= 0 && index < this.vcpus)) return;
+    const at = FIRST_VCPU + index * VCPU_WORDS;
+    // Held so that neither the page nor the thread goes away between the look and the kick.
+    lock(this.words, at);
+    const threadId = this.words[at + 1];
+    if (threadId !== 0) {
+      const page = Deno.UnsafePointerView.getArrayBuffer(
+        Deno.UnsafePointer.create(BigInt(this.runPages[(at + 2) / 2]))!,
+        8,
+      );
+      new Uint8Array(page)[1] = 1; // kvm_run.immediate_exit
+      libc().tgkill(Deno.pid, threadId, KICK_SIGNAL);
+    }
+    unlock(this.words, at);
+  }
+}
+
+/** A mutex in one word; see `core/registers.ts` for its three states. */
+function lock(words: Int32Array, at: number): void {
+  while (Atomics.compareExchange(words, at, 0, 1) !== 0) {
+    if (Atomics.exchange(words, at, 2) === 0) return;
+    Atomics.wait(words, at, 2);
+  }
+}
+function unlock(words: Int32Array, at: number): void {
+  if (Atomics.exchange(words, at, 0) === 2) Atomics.notify(words, at, 1);
+}
+
+/** Host memory mapped outside V8's heap: zeroed, unreserved, in huge pages where the host gives them. */
+export function mapAnonymous(size: number): number {
+  const { mmap, munmap, madvise } = libc();
+  const huge = 1 << 21;
+  const room = size + huge;
+  const flags = C.MAP_PRIVATE | C.MAP_ANONYMOUS | C.MAP_NORESERVE;
+  const start = Number(mmap(0n, BigInt(room), C.PROT_READ | C.PROT_WRITE, flags, -1, 0n));
+  // MAP_FAILED is -1: no address lies above the canonical user half.
+  if (start > 2 ** 56) check(-1, `mapping ${size} bytes of guest memory`);
+  // Guest and host huge pages line up only when guest address 0 is aligned here.
+  const aligned = Math.ceil(start / huge) * huge;
+  if (aligned > start) munmap(BigInt(start), BigInt(aligned - start));
+  const end = aligned + Math.ceil(size / 4096) * 4096;
+  if (start + room > end) munmap(BigInt(end), BigInt(start + room - end));
+  madvise(BigInt(aligned), BigInt(size), C.MADV_HUGEPAGE);
+  madvise(BigInt(aligned), BigInt(size), C.MADV_DONTDUMP);
+  return aligned;
+}
+
+/** A buffer over host memory at an address. */
+export function viewOf(address: number, size: number): ArrayBuffer {
+  return Deno.UnsafePointerView.getArrayBuffer(Deno.UnsafePointer.create(BigInt(address))!, size);
+}
+
+/** Makes every view of the buffer empty, so that a late access is an undefined and not a crash. */
+export function forget(buffer: ArrayBuffer): void {
+  if (!buffer.detached) buffer.transfer();
+}
