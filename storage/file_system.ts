@@ -13,6 +13,8 @@ export interface FileSystem {
   /** As blkid(8) prints it; null when there is none. */
   readonly uuid: string | null;
   readonly label: string | null;
+  /** What a user should know of its state, in sentences: an unreplayed journal, damage that was passed over. */
+  readonly problems?: readonly string[];
   /** Null when there is no such path. */
   stat(path: string): FileStatus | null;
   /** Names in a directory, without `.` and `..`; sorted. */
