@@ -1,0 +1,26 @@
+/** Where lines and messages go on a machine whose backend brings no interrupt controllers. */
+import type { InterruptLine } from "../core/device.ts";
+import type { Interrupts } from "../core/hypervisor.ts";
+import type { ApicBus } from "./apic_bus.ts";
+import type { IoApic } from "./io_apic.ts";
+import type { Pic } from "./pic.ts";
+
+/** {@link Interrupts} over our own 8259s, I/O APIC and local APICs. */
+export class InterruptRouter implements Interrupts {
+  constructor(private readonly pic: Pic, private readonly ioApic: IoApic, private readonly apics: ApicBus) {}
+
+  setLine(irq: number, level: number): void {
+    if (irq < 16) this.pic.setLine(irq, level);
+    // The MADT's interrupt source override: ISA IRQ 0 is global system interrupt 2, as on any PC.
+    this.ioApic.setLine(irq === 0 ? 2 : irq, level);
+  }
+
+  signalMessage(address: number, data: number): void {
+    this.apics.signalMessage(address, data);
+  }
+}
+
+/** One line of any {@link Interrupts}, as a device's wire. */
+export function interruptLine(interrupts: Interrupts, irq: number): InterruptLine {
+  return { set: (level) => interrupts.setLine(irq, level) };
+}
