@@ -1,0 +1,42 @@
+/** A growing output buffer with a bound: compressed data was written by strangers. */
+
+/** What is wrong with compressed data, in words. */
+export class CompressionError extends Error {
+  override readonly name = "CompressionError";
+}
+
+/** Bytes written one after the other, never more than `limit` of them. */
+export class Output {
+  bytes: Uint8Array;
+  length = 0;
+  private readonly limit: number;
+
+  /**
+   * @param expected a first guess of the final size
+   * @param limit most bytes there may be
+   */
+  constructor(expected: number, limit: number) {
+    this.limit = limit;
+    this.bytes = new Uint8Array(Math.max(64, Math.min(expected, limit)));
+  }
+
+  /** Makes room for `count` more bytes. Throws when that passes the limit. */
+  reserve(count: number): void {
+    const needed = this.length + count;
+    if (needed <= this.bytes.length) return;
+    if (needed > this.limit) throw new CompressionError(`unpacks to more than ${this.limit} bytes`);
+    const grown = new Uint8Array(Math.min(this.limit, Math.max(needed, this.bytes.length * 2)));
+    grown.set(this.bytes.subarray(0, this.length));
+    this.bytes = grown;
+  }
+
+  append(data: Uint8Array): void {
+    this.reserve(data.length);
+    this.bytes.set(data, this.length);
+    this.length += data.length;
+  }
+
+  finish(): Uint8Array {
+    return this.bytes.subarray(0, this.length);
+  }
+}
