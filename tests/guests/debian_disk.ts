@@ -66,9 +66,13 @@ cat > "$root/etc/fstab" <<END
 UUID=${ROOT_UUID} / ext4 errors=remount-ro 0 1
 UUID=${ESP_SERIAL.slice(0, 4)}-${ESP_SERIAL.slice(4)} /boot/efi vfat umask=0077 0 1
 END
-mkdir -p "$root/boot/efi" "$root/boot/grub" "$root/etc/default/grub.d"
+mkdir -p "$root/boot/efi" "$root/boot/grub"
 chroot "$root" passwd -q -d root
-cat > "$root/etc/default/grub.d/15_serial.cfg" <<END
+cat > "$root/etc/default/grub" <<END
+GRUB_DEFAULT=0
+GRUB_TIMEOUT=5
+GRUB_DISTRIBUTOR=\\\`lsb_release -i -s 2> /dev/null || echo Debian\\\`
+GRUB_CMDLINE_LINUX_DEFAULT="quiet"
 GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200"
 END
 cp "$0.probe" "$root/usr/sbin/grub-probe.stub"
