@@ -84,7 +84,7 @@ export class PciBus {
     let value = device.readConfig(offset) >>> shift;
     if ((offset & 3) + size > 4) value |= device.readConfig(offset + 4) << (32 - shift);
     registers.unlock();
-    return value | 0;
+    return size === 4 ? value | 0 : value & ((1 << (size * 8)) - 1);
   }
 
   /** Writes it. */

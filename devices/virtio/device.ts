@@ -36,8 +36,8 @@
  */
 import type { GuestMemory } from "../../core/memory.ts";
 import { FIRST_WORD, type RegisterFile, type Registers } from "../../core/registers.ts";
-import { Chain, Peek, QueueWord, type Virtqueue } from "./queue.ts";
 import { PackedQueue } from "./packed_queue.ts";
+import { Chain, Peek, QueueWord, type Virtqueue } from "./queue.ts";
 import { SplitQueue } from "./split_queue.ts";
 
 /** What an I/O Worker calls. */
@@ -50,17 +50,22 @@ export interface DataPlane {
 }
 
 /** What a transport does for its device; callable from any thread, with no lock but those of the transport. */
-export interface VirtioInterrupts {
+export interface VirtioTransport {
   /** Tells the driver that buffers of a queue were used. */
-  queue(index: number): void;
+  signalQueue(index: number): void;
   /** Tells the driver that the configuration or the status changed. */
-  config(): void;
+  signalConfig(): void;
+  /** Called, with the device's lock held, when a reset cleared the interrupt status. */
+  interruptsCleared(): void;
+  /** Whether the device may touch guest memory at all (PCI: bus mastering). */
+  mayAccessMemory(): boolean;
 }
 
 /** Where guest writes that ring the I/O Worker by themselves are registered; null where the platform has none. */
 export interface NotifyDoorbells {
   /** @param address guest physical address of one queue's notify register */
   add(address: number): void;
+  /** Takes back what {@link add} did; neither throws: a guest may put two devices at one address. */
   remove(address: number): void;
 }
 
@@ -172,7 +177,7 @@ export abstract class VirtioDevice implements DataPlane {
   /** Rings the Worker that serves the device. */
   readonly wake: () => void;
   /** Set by the transport when it is built. */
-  interrupts: VirtioInterrupts | null = null;
+  transport: VirtioTransport | null = null;
 
   protected memory: GuestMemory | null = null;
   protected report: (text: string) => void = () => {};
@@ -230,6 +235,13 @@ export abstract class VirtioDevice implements DataPlane {
   deviceFeatures(): number {
     const select = this.registers.words[Word.DEVICE_FEATURE_SELECT];
     return select === 0 || select === 1 ? this.features[select] : 0;
+  }
+
+  /** @returns what the driver accepted of the 32 bits that it selected */
+  driverFeatures(): number {
+    const words = this.registers.words;
+    const select = words[Word.DRIVER_FEATURE_SELECT];
+    return select === 0 || select === 1 ? words[Word.DRIVER_FEATURES + select] : 0;
   }
 
   setDriverFeatures(value: number): void {
@@ -316,6 +328,8 @@ export abstract class VirtioDevice implements DataPlane {
       if (at >= this.configBytes) break;
       const shift = (at & 3) * 8;
       const mask = this.configWritable[at >> 2] & (0xff << shift);
+      // Words the driver may not write are the host's, which changes them without this lock.
+      if (mask === 0) continue;
       const word = this.configWord + (at >> 2);
       words[word] = (words[word] & ~mask) | ((((value >> (i * 8)) & 0xff) << shift) & mask);
     }
@@ -375,6 +389,7 @@ export abstract class VirtioDevice implements DataPlane {
     words[Word.QUEUE_SELECT] = 0;
     words[Word.CONFIG_PENDING] = 0;
     Atomics.store(words, Word.ISR, 0);
+    this.transport?.interruptsCleared();
     this.deviceReset();
     // Last: a driver that reads 0 may begin anew at once.
     Atomics.store(words, Word.STATUS, 0);
@@ -425,7 +440,7 @@ export abstract class VirtioDevice implements DataPlane {
     const words = this.registers.words;
     if (!this.live()) return false;
     this.prepare();
-    if (Atomics.exchange(words, Word.CONFIG_PENDING, 0) !== 0) this.interrupts?.config();
+    if (Atomics.exchange(words, Word.CONFIG_PENDING, 0) !== 0) this.transport?.signalConfig();
     let more = false;
     for (let i = 0; i < this.queueSizes.length; i++) {
       const queue = this.ring(i);
@@ -442,7 +457,8 @@ export abstract class VirtioDevice implements DataPlane {
   private live(): boolean {
     const words = this.registers.words;
     return Atomics.load(words, Word.STOP) === 0 &&
-      (Atomics.load(words, Word.STATUS) & (Status.DRIVER_OK | Status.NEEDS_RESET)) === Status.DRIVER_OK;
+      (Atomics.load(words, Word.STATUS) & (Status.DRIVER_OK | Status.NEEDS_RESET)) === Status.DRIVER_OK &&
+      this.transport !== null && this.transport.mayAccessMemory();
   }
 
   /** The queue the driver enabled, or null; geometry is checked here, once. */
@@ -477,7 +493,7 @@ export abstract class VirtioDevice implements DataPlane {
       if (found === Peek.CHAIN) {
         if (!this.request(index, queue, chain)) return false;
         words[Word.REQUESTS]++;
-        if (queue.wantsInterrupt()) this.interrupts?.queue(index);
+        if (queue.wantsInterrupt()) this.transport?.signalQueue(index);
       } else if (found === Peek.EMPTY) {
         if (!queue.enableNotifications()) return false;
       } else {
@@ -499,7 +515,7 @@ export abstract class VirtioDevice implements DataPlane {
     const words = this.registers.words;
     Atomics.add(words, Word.FAULTS, 1);
     Atomics.or(words, Word.STATUS, Status.NEEDS_RESET);
-    this.interrupts?.config();
+    this.transport?.signalConfig();
     if (!this.faultReported) this.report(`${this.name}: the driver must reset the device: ${what}`);
     this.faultReported = true;
   }
