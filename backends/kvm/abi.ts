@@ -12,6 +12,7 @@ const SYMBOLS = {
   write: { parameters: ["i32", "buffer", "usize"], result: "i32" },
   // sys/ioctl.h: variadic; on Linux x86-64 and arm64 its arguments travel as those of a plain function do.
   ioctl: { parameters: ["i32", "u32", "i32"], result: "i32" },
+  ioctlLong: { name: "ioctl", parameters: ["i32", "u32", "usize"], result: "i32" },
   ioctlBuffer: { name: "ioctl", parameters: ["i32", "u32", "buffer"], result: "i32" },
   // sys/mman.h
   mmap: { parameters: ["usize", "usize", "i32", "i32", "i32", "i64"], result: "usize" },

@@ -1,7 +1,7 @@
 /**
  * What all Workers of one partition know of it: words in a SharedArrayBuffer. Nothing here is touched between two exits.
  */
-import { C, check, Kvm, libc } from "./abi.ts";
+import { C, check, Kvm, KvmStruct, libc } from "./abi.ts";
 import type { MemoryRegion } from "../../core/hypervisor.ts";
 
 /** Signal that takes a vCPU out of KVM_RUN: a real-time one that neither glibc (32-34) nor Deno uses. */
@@ -146,8 +146,12 @@ export class SharedState {
         Deno.UnsafePointer.create(BigInt(this.runPages[(at + 2) / 2]))!,
         8,
       );
-      new Uint8Array(page)[1] = 1; // kvm_run.immediate_exit
-      libc().tgkill(Deno.pid, threadId, KICK_SIGNAL);
+      const bytes = new Uint8Array(page);
+      // Already 1: a signal was sent with it, and neither has been consumed. Real-time signals would queue up.
+      if (bytes[KvmStruct.kvm_run.immediate_exit] === 0) {
+        bytes[KvmStruct.kvm_run.immediate_exit] = 1;
+        libc().tgkill(Deno.pid, threadId, KICK_SIGNAL);
+      }
     }
     unlock(this.words, at);
   }

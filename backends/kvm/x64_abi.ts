@@ -6,6 +6,7 @@ export const KvmX64 = {
   GET_MSR_INDEX_LIST: 0xc004ae02,
   SET_TSS_ADDR: 0xae47,
   SET_IDENTITY_MAP_ADDR: 0x4008ae48,
+  TRANSLATE: 0xc018ae85,
   CREATE_IRQCHIP: 0xae60,
   CREATE_PIT2: 0x4040ae77,
   INTERRUPT: 0x4004ae86,
@@ -157,6 +158,7 @@ export const KvmX64Struct = {
   kvm_xcr: { xcr: 0, value: 8, sizeof: 16 },
   kvm_lapic_state: { regs: 0, sizeof: 1024 },
   kvm_pit_config: { flags: 0, sizeof: 64 },
+  kvm_translation: { linear_address: 0, physical_address: 8, valid: 16, sizeof: 24 },
   kvm_interrupt: { irq: 0, sizeof: 4 },
   kvm_guest_debug: { "arch.debugreg": 8 },
 } as const;

@@ -77,6 +77,8 @@ export class StateMover {
   /** MSRs without a place of their own, and what they are at power-on. */
   private readonly others: number[];
   private readonly powerOn = new Map<number, bigint>();
+  private readonly powerOnApic = new Uint8Array(X64.LOCAL_APIC_BYTES);
+  private powerOnApicBase = 0n;
 
   /** @param others indices besides the placed ones, from {@link readMsrIndices} */
   constructor(fd: number, hasLocalApic: boolean, sregs2: boolean, others: readonly number[]) {
@@ -90,6 +92,9 @@ export class StateMover {
     this.others.forEach((index, i) =>
       this.powerOn.set(index, list.getBigUint64(MSRS + i * MSR.sizeof + MSR.data, true))
     );
+    if (hasLocalApic) this.call(KvmX64.GET_LAPIC, this.powerOnApic, "reading the APIC");
+    this.call(KvmX64.GET_SREGS, this.sregs, "reading system registers");
+    this.powerOnApicBase = this.sregs.getBigUint64(SREGS.apic_base, true);
   }
 
   get(buffer: ArrayBuffer): void {
@@ -191,14 +196,20 @@ export class StateMover {
       this.sregs.setUint32(SREGS.flags, KvmX64.SREGS2_FLAGS_PDPTRS_VALID, true);
       for (let i = 0; i < 32; i += 8) copy64(state, X64.PDPTRS + i, this.sregs, SREGS.pdptrs + i);
     }
+    // A loader's state says nothing of the APIC: it is then as at power-on.
+    if (state.getBigUint64(X64.APIC_BASE, true) === 0n) {
+      this.sregs.setBigUint64(SREGS.apic_base, this.powerOnApicBase, true);
+    }
     this.call(this.sregs2 ? KvmX64.SET_SREGS2 : KvmX64.SET_SREGS, this.sregs, "setting system registers");
 
     for (let i = 0; i < 48; i += 8) copy64(state, X64.DR + i, this.debug, i);
     this.call(KvmX64.SET_DEBUGREGS, this.debug, "setting debug registers");
 
     // The APIC after APIC_BASE, which says whether it is on; the run state after both.
-    if (this.hasLocalApic && hasBytes(state, X64.LOCAL_APIC, X64.LOCAL_APIC_BYTES)) {
-      this.call(KvmX64.SET_LAPIC, new Uint8Array(buffer, X64.LOCAL_APIC, X64.LOCAL_APIC_BYTES), "setting the APIC");
+    if (this.hasLocalApic) {
+      const named = hasBytes(state, X64.LOCAL_APIC, X64.LOCAL_APIC_BYTES);
+      const page = named ? new Uint8Array(buffer, X64.LOCAL_APIC, X64.LOCAL_APIC_BYTES) : this.powerOnApic;
+      this.call(KvmX64.SET_LAPIC, page, "setting the APIC");
     }
 
     this.setOtherMsrs(state);
