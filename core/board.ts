@@ -10,11 +10,19 @@ export interface BoardConfig {
   cpus: number;
   /** Bytes of RAM. */
   memory: number;
-  disks: DiskSpec[];
+  disks: BoardDisk[];
   /** Where the terminal is attached. */
   console: "serial" | "virtio";
   /** Milliseconds of {@link import("./clock.ts").monotonicNow} at which the guest's clocks read zero. */
   epoch: number;
+}
+
+/** A disk as the guest sees it, besides how to open it. */
+export interface BoardDisk extends DiskSpec {
+  /** Bytes when the machine is made. */
+  size: number;
+  /** Whether the image gives space back. */
+  discardable: boolean;
 }
 
 /** All that a Worker needs to join a machine: plain data and shared buffers. */
@@ -59,6 +67,8 @@ export interface Board {
   reset(): void;
   /** There are new bytes in the console's input ring. */
   consoleInput(): void;
+  /** Bytes were taken out of the console's output ring. */
+  consoleDrained(): void;
   /** The terminal's size changed; in characters. */
   consoleResize(columns: number, rows: number): void;
   powerButton(): void;

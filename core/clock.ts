@@ -8,6 +8,9 @@ export function monotonicNow(): number {
   return origin + performance.now();
 }
 
+/** Hz of the TSC where the CPU is ours: the guest reads `clock.now() / 1000 * TSC_FREQUENCY`. */
+export const TSC_FREQUENCY = 1_000_000_000;
+
 /** Time as the guest's devices count it. */
 export interface Clock {
   /** Milliseconds, with a fraction, since the guest's clocks read zero. */

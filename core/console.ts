@@ -22,6 +22,8 @@ export interface ExpectMatch {
 export interface ConsoleWires {
   /** Tells the device that the input ring has new bytes. */
   inputArrived(): void;
+  /** Tells the device that the output ring has room again. */
+  outputDrained(): void;
   resize(columns: number, rows: number): void;
 }
 
@@ -139,6 +141,7 @@ export class Console {
       const head = Atomics.load(this.output.words, 0);
       const count = this.output.read(chunk);
       if (count > 0) {
+        this.wires.outputDrained();
         this.deliver(chunk.slice(0, count));
         if (this.stream && this.stream.desiredSize !== null && this.stream.desiredSize <= 0 && !this.ended) {
           await new Promise<void>((resolve) => this.resume = resolve);

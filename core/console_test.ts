@@ -6,7 +6,11 @@ function fixture(capacity = 64) {
   const output = new ByteRing(ByteRing.allocate(capacity));
   const input = new ByteRing(ByteRing.allocate(capacity));
   let arrived = 0;
-  const console = new Console(output, input, { inputArrived: () => arrived++, resize: () => {} });
+  const console = new Console(output, input, {
+    inputArrived: () => arrived++,
+    outputDrained: () => {},
+    resize: () => {},
+  });
   const pumping = console.pump();
   return {
     output,

@@ -92,6 +92,11 @@ export interface PartitionConfig {
   /** Bytes of guest RAM that will be asked of {@link Partition.allocateMemory} in all. */
   memory: number;
   /**
+   * `monotonicNow()` at which the guest's clocks read zero; a CPU of ours counts its TSC from there, at
+   * `TSC_FREQUENCY` (both in `clock.ts`), so that local APICs of ours agree with it. Default: now.
+   */
+  epoch?: number;
+  /**
    * Ask the backend for its own interrupt controllers and PIT where it has them (default true). With false the machine
    * brings those of `devices/`; only the conformance suite needs that choice.
    */
@@ -208,6 +213,11 @@ export interface Partition {
   memory(): HostMemory;
   mapMemory(region: MemoryRegion): void;
   unmapMemory(region: MemoryRegion): void;
+  /**
+   * Gives the host back the pages behind a piece of guest memory, which reads as zeroes after; offsets and lengths in
+   * bytes, 4096-aligned. Null where the host takes nothing back.
+   */
+  readonly releaseMemory: ((offset: number, length: number) => void) | null;
   createWaker(): Waker;
   attachWaker(handle: WakerHandle): Waker;
   /** Makes vCPU `index`; call it in the Worker that will run it. vCPU 0 starts at reset, others wait for INIT/SIPI. */

@@ -5,9 +5,9 @@
  *     created -> running <-> paused -> stopped, or failed with the reason
  */
 import { type BackendChoice, chooseBackend } from "../backends/choose.ts";
-import { type Boot, type BootOptions, loadBoot, prepareBoot } from "../firmware/boot.ts";
-import { buildBoard, RAM_HOLE_START } from "../machines/choose.ts";
-import type { Blueprint, Board, BoardConfig } from "./board.ts";
+import { type Boot, type BootOptions, loadBoot } from "../firmware/boot.ts";
+import { buildBoard, prepareBoot, RAM_HOLE_START } from "../machines/choose.ts";
+import type { Blueprint, Board, BoardConfig, BoardDisk } from "./board.ts";
 import { ByteRing } from "./byte_ring.ts";
 import { monotonicNow } from "./clock.ts";
 import { Console } from "./console.ts";
@@ -17,6 +17,7 @@ import { type BackendName, EXIT_NAMES, type Partition, type VcpuFailure } from "
 import type { IoWorkerReport, IoWorkerStart } from "./io_worker.ts";
 import { GuestMemory } from "./memory.ts";
 import { RegisterFile } from "./registers.ts";
+import { openDisk } from "../storage/open.ts";
 import { formatSize, parseDuration, parseSize } from "./units.ts";
 import type { VcpuWorkerReport, VcpuWorkerStart } from "./vcpu_worker.ts";
 import { X64_STATE_BYTES } from "./x64_state.ts";
@@ -141,14 +142,16 @@ export class Machine {
     const config: BoardConfig = {
       cpus: this.cpus,
       memory,
-      disks: (options.disks ?? []).map((disk) => ({
-        ephemeral: options.ephemeral,
-        ...(typeof disk === "string" ? { path: disk } : disk),
-      })),
+      disks: (options.disks ?? []).map((disk) => describeDisk(disk, options.ephemeral)),
       console: options.console ?? "serial",
       epoch: monotonicNow(),
     };
-    this.partition = choice.hypervisor.createPartition({ architecture: "x86_64", cpus: this.cpus, memory });
+    this.partition = choice.hypervisor.createPartition({
+      architecture: "x86_64",
+      cpus: this.cpus,
+      memory,
+      epoch: config.epoch,
+    });
     try {
       this.memory = new GuestMemory(this.partition.allocateMemory(memory), RAM_HOLE_START);
       for (const region of this.memory.regions()) this.partition.mapMemory(region);
@@ -173,6 +176,7 @@ export class Machine {
     }
     this.console = new Console(new ByteRing(this.blueprint.consoleOutput), new ByteRing(this.blueprint.consoleInput), {
       inputArrived: () => this.board.consoleInput(),
+      outputDrained: () => this.board.consoleDrained(),
       resize: (columns, rows) => this.board.consoleResize(columns, rows),
     });
     this.pumping = this.console.pump();
@@ -364,7 +368,9 @@ export class Machine {
 
   /** Puts firmware tables and the kernel into memory, and the state they start in where vCPU 0 takes it from. */
   private prepare(): void {
-    const state = prepareBoot(this.boot!, this.memory, this.blueprint.board);
+    const state = prepareBoot(this.boot!, this.memory, this.blueprint.board, {
+      hpet: !this.partition.controllers.pit,
+    });
     new Uint8Array(this.blueprint.bootState).set(new Uint8Array(state));
   }
 
@@ -396,6 +402,15 @@ function describeFailure(failure: VcpuFailure | null): string {
   const registers = Object.entries(failure.registers).map(([name, value]) => `${name}=${value}`).join(" ");
   const bytes = Array.from(failure.instruction, (byte) => byte.toString(16).padStart(2, "0")).join(" ");
   return [failure.reason, registers, bytes && `instruction bytes: ${bytes}`].filter((line) => line).join("\n");
+}
+
+/** Opens a disk for a moment, to learn what the guest will see; what is wrong with it is told before anything starts. */
+function describeDisk(disk: string | DiskSpec, ephemeral?: boolean): BoardDisk {
+  const spec = { ephemeral, ...(typeof disk === "string" ? { path: disk } : disk) };
+  const opened = openDisk(spec);
+  const { size, discardable } = opened;
+  opened.close();
+  return { ...spec, size, discardable };
 }
 
 function checkCpus(cpus: number): number {

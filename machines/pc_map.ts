@@ -13,12 +13,12 @@ export const PcAddress = {
   IO_APIC: 0xfec0_0000,
   HPET: 0xfed0_0000,
   LOCAL_APIC: 0xfee0_0000,
-  /** 64-bit window for PCI BARs: above any RAM a machine may have. */
-  PCI_WINDOW_64: 0x80_0000_0000,
-  PCI_WINDOW_64_SIZE: 0x8_0000_0000,
-  /** ACPI tables and SMBIOS: in the BIOS area, where old kernels look too. */
+  /** Bytes of the 64-bit window for PCI BARs, which begins above all RAM. */
+  PCI_WINDOW_64_SIZE: 0x4000_0000,
+  /** ACPI tables: in the BIOS area, where old kernels look too. */
   FIRMWARE_TABLES: 0xe_0000,
-  FIRMWARE_TABLES_SIZE: 0x2_0000,
+  /** Where a guest without UEFI looks for the SMBIOS entry point (SMBIOS 3.4, 5.2.2). */
+  SMBIOS: 0xf_0000,
 } as const;
 
 /** I/O ports. */
@@ -28,18 +28,28 @@ export const PcPort = {
   PIC_ELCR: 0x4d0,
   PIT: 0x40,
   PIT_CONTROL: 0x61,
-  I8042: 0x60,
+  I8042_DATA: 0x60,
+  I8042_COMMAND: 0x64,
   RTC: 0x70,
   COM1: 0x3f8,
   DEBUG_EXIT: 0xf4,
   PVPANIC: 0x505,
   PM1_EVENT: 0x600,
-  PM1_CONTROL: 0x604,
-  PM_TIMER: 0x608,
-  GPE0: 0x620,
   PCI_CONFIG: 0xcf8,
   RESET: 0xcf9,
 } as const;
 
 /** Interrupt lines (global system interrupts). */
-export const PcIrq = { COM1: 4, RTC: 8, SCI: 9, PCI_INTA: 16 } as const;
+export const PcIrq = { PIT: 0, COM1: 4, RTC: 8, SCI: 9 } as const;
+
+/** Lines of the IOAPIC that INTA..INTD of the PCI bus end at. */
+export const PCI_IRQS: readonly number[] = [16, 17, 18, 19];
+
+/**
+ * Where the 64-bit window for PCI BARs begins.
+ * @param highSize bytes of RAM from 4 GiB on
+ */
+export function pciWindow64(highSize: number): number {
+  const alignment = PcAddress.PCI_WINDOW_64_SIZE;
+  return Math.ceil((0x1_0000_0000 + highSize) / alignment) * alignment;
+}

@@ -45,6 +45,10 @@ export class KvmPartition implements Partition {
   private readonly wakers: EventFd[] = [];
   private host: HostMemory | null = null;
   private closed = false;
+  readonly releaseMemory = (offset: number, length: number): void => {
+    // Private anonymous pages: what is dropped reads as zeroes (madvise(2), MADV_DONTNEED).
+    libc().madvise(BigInt(this.memory().address + offset), BigInt(length), C.MADV_DONTNEED);
+  };
 
   /** Makes a virtual machine. */
   static create(config: PartitionConfig, device = "/dev/kvm"): KvmPartition {
