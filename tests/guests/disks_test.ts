@@ -4,13 +4,14 @@ import { needs } from "../skip.ts";
 import { which } from "./command.ts";
 import { debianDisk } from "./debian_disk.ts";
 import { demoDisk } from "./demo_disk.ts";
+import { copyDisk } from "./image.ts";
 import { qemuGuest, qemuProgram } from "./qemu.ts";
 import { loginWritePoweroff, proveWritten } from "./session.ts";
 
 async function bootAndWrite(pristine: string, seconds: number): Promise<void> {
   const image = await Deno.makeTempFile({ prefix: "hv-disk-", suffix: ".img" });
   try {
-    await Deno.copyFile(pristine, image);
+    await copyDisk(pristine, image);
     const { terminal, files } = await qemuGuest({ image });
     try {
       assert.equal((await loginWritePoweroff(terminal, seconds)).code, 0);

@@ -138,3 +138,8 @@ export async function readFromRoot(image: string, path: string): Promise<Uint8Ar
     await Deno.remove(folder, { recursive: true });
   }
 }
+
+/** Copies an image and keeps its holes. */
+export async function copyDisk(from: string, to: string): Promise<void> {
+  await tool(["cp", "--sparse=always", from, to]);
+}

@@ -1,0 +1,93 @@
+/** What runs in the lab: each suite boots a lab of its own, so that none leans on what another left. */
+import { debianDisk } from "../guests/debian_disk.ts";
+import { demoDisk } from "../guests/demo_disk.ts";
+import { copyDisk } from "../guests/image.ts";
+import { proveWritten } from "../guests/session.ts";
+import { readTally, type Tally } from "../tally.ts";
+import { countInstructions, lab, type LabOptions } from "./lab.ts";
+
+/** A suite of the lab. */
+export interface Suite {
+  readonly name: string;
+  /** Only in the long form. */
+  readonly long?: boolean;
+  run(): Promise<Tally>;
+}
+
+function script(name: string, command: string, seconds: number, options: LabOptions & { long?: boolean } = {}): Suite {
+  return {
+    name,
+    long: options.long,
+    run: async () => {
+      await using machine = await lab({ ...options, echo: true });
+      const { code, output } = await machine.run(command, seconds);
+      return readTally(output, code);
+    },
+  };
+}
+
+/** Boots a disk with `hv run` under the lab's KVM, and looks at the disk on this side afterwards. */
+function boot(
+  name: string,
+  disk: () => Promise<string>,
+  seconds: number,
+  options: LabOptions & { long?: boolean; args?: string; file?: boolean } = {},
+): Suite {
+  return {
+    name,
+    long: options.long,
+    run: async () => {
+      const folder = await Deno.makeTempDir({ prefix: "hv-lab-disk-" });
+      try {
+        const image = `${folder}/disk.img`;
+        await copyDisk(await disk(), image);
+        {
+          await using machine = await lab({ ...options, disks: [image], echo: true });
+          const run = (target: string) =>
+            `deno run -A tests/lab/boot.ts ${target} ${seconds} --backend kvm ${options.args ?? ""}`;
+          // A file is what users have; a disk too big for L1's memory is given to hv as the block device it is there.
+          const command = options.file
+            ? `cp /dev/vda /tmp/disk.img && ${run("/tmp/disk.img")} && cp /tmp/disk.img /dev/vda && sync`
+            : `${run("/dev/vda")} && sync`;
+          const { code, output } = await machine.run(command, seconds * 3);
+          if (code !== 0) return readTally(output, code);
+        }
+        await proveWritten(image);
+        return readTally("", 0);
+      } finally {
+        await Deno.remove(folder, { recursive: true });
+      }
+    },
+  };
+}
+
+const CONFORMANCE = "deno run -A tests/conformance/run.ts --backend kvm";
+
+/** All of them, the short ones first. */
+export const suites: readonly Suite[] = [
+  script("the KVM backend's own tests, kvm-amd", "deno test -A --no-check backends/kvm", 120),
+  script("conformance, kvm-amd with nested paging", CONFORMANCE, 240),
+  boot("hv boots the demo disk, kvm-amd with nested paging", demoDisk, 90, { file: true, args: "--memory 256M" }),
+  script("conformance, kvm-amd with shadow paging", CONFORMANCE, 400, { long: true, kvm: "shadow" }),
+  boot("hv boots the demo disk, kvm-amd with shadow paging", demoDisk, 300, {
+    long: true,
+    kvm: "shadow",
+    file: true,
+    args: "--memory 256M",
+  }),
+  boot("hv boots the demo disk with 2 processors", demoDisk, 180, {
+    long: true,
+    cpus: 2,
+    file: true,
+    args: "--cpus 2 --memory 256M",
+  }),
+  boot("hv boots the Debian disk", debianDisk, 400, { long: true, memory: "2G", args: "--memory 512M" }),
+  {
+    name: "instructions per exit",
+    long: true,
+    run: async () => {
+      const { code, output } = await countInstructions("deno run -A --no-check bench/exit.ts", 120, { echo: true });
+      return readTally(output, code);
+    },
+  },
+];

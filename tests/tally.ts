@@ -1,0 +1,53 @@
+/** Counting tests: what every suite's output is boiled down to. */
+
+/** How a suite went. */
+export interface Tally {
+  passed: number;
+  failed: number;
+  skipped: number;
+  /** Why tests were skipped, as they said it. */
+  reasons: string[];
+}
+
+/** Nothing yet. */
+export function emptyTally(): Tally {
+  return { passed: 0, failed: 0, skipped: 0, reasons: [] };
+}
+
+/** Adds `more` to `sum`. */
+export function addTally(sum: Tally, more: Tally): void {
+  sum.passed += more.passed;
+  sum.failed += more.failed;
+  sum.skipped += more.skipped;
+  for (const reason of more.reasons) if (!sum.reasons.includes(reason)) sum.reasons.push(reason);
+}
+
+// The last line of `deno test`: `ok | 5 passed (2 steps) | 0 failed | 1 ignored | 3 filtered out (7s)`.
+const DENO_TEST = /^\w+ \| (\d+) passed(?: \([^)]*\))? \| (\d+) failed(?: \([^)]*\))?(?: \| (\d+) ignored)?/gm;
+// The last line of our own suites.
+const OURS = /^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$/gm;
+const REASON = /^\s*SKIPPED (.*)$/gm;
+
+/**
+ * Reads the counts out of what a suite printed. A suite that ended badly has failed at least once, whatever it
+ * counted; one that ended well without counting anything counts as one test.
+ */
+export function readTally(output: string, code: number): Tally {
+  // deno-lint-ignore no-control-regex
+  const plain = output.replace(/\x1b\[[0-9;]*m/g, "").replaceAll("\r", "");
+  const tally = emptyTally();
+  const counts = [...plain.matchAll(DENO_TEST), ...plain.matchAll(OURS)].at(-1);
+  if (counts) {
+    tally.passed = Number(counts[1]);
+    tally.failed = Number(counts[2]);
+    tally.skipped = Number(counts[3] ?? 0);
+  } else if (code === 0) tally.passed = 1;
+  if (code !== 0 && tally.failed === 0) tally.failed = 1;
+  tally.reasons = [...new Set([...plain.matchAll(REASON)].map((match) => match[1].trim()))];
+  return tally;
+}
+
+/** `N passed, N failed, N skipped` */
+export function tallyLine(tally: Tally): string {
+  return `${tally.passed} passed, ${tally.failed} failed, ${tally.skipped} skipped`;
+}

@@ -1,0 +1,28 @@
+import assert from "node:assert/strict";
+import { addTally, emptyTally, readTally, tallyLine } from "./tally.ts";
+
+Deno.test("the counts of deno test are read, with steps, ignored ones and colours", () => {
+  const output = "SKIPPED kvm: no /dev/kvm\n\x1b[32mok\x1b[0m | 12 passed (3 steps) | 0 failed | 2 ignored (4s)\n";
+  assert.deepEqual(readTally(output, 0), { passed: 12, failed: 0, skipped: 2, reasons: ["kvm: no /dev/kvm"] });
+});
+
+Deno.test("the counts of a failed deno test are read", () => {
+  const output = "FAILED | 3 passed | 1 failed (1 step) (20ms)\n\nerror: Test failed\n";
+  assert.equal(tallyLine(readTally(output, 1)), "3 passed, 1 failed, 0 skipped");
+});
+
+Deno.test("our own last line is read, and it is the last one that counts", () => {
+  const output = "1 passed, 0 failed\n7 passed, 0 failed, 4 skipped\r\n";
+  assert.equal(tallyLine(readTally(output, 0)), "7 passed, 0 failed, 4 skipped");
+});
+
+Deno.test("a bad exit code is a failure, whatever was counted", () => {
+  assert.equal(tallyLine(readTally("ok | 5 passed | 0 failed (1s)\n", 1)), "5 passed, 1 failed, 0 skipped");
+  assert.equal(tallyLine(readTally("Segmentation fault", 139)), "0 passed, 1 failed, 0 skipped");
+});
+
+Deno.test("a reason is told once", () => {
+  const sum = emptyTally();
+  for (let i = 0; i < 2; i++) addTally(sum, readTally("SKIPPED a: b\nok | 0 passed | 0 failed | 1 ignored (0ms)", 0));
+  assert.deepEqual(sum, { passed: 0, failed: 0, skipped: 2, reasons: ["a: b"] });
+});
