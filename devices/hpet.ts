@@ -12,6 +12,8 @@ const CAPABILITIES = (0x8086 << 16) | (1 << 15) | (1 << 13) | ((TIMERS - 1) << 8
 const TWO_32 = 0x1_0000_0000;
 /** No guest may make the I/O Worker tick more often than this, in milliseconds. */
 const MIN_SLEEP = 0.1;
+/** What a wait may last: a match can be centuries away. The I/O Worker just ticks once more. */
+const MAX_SLEEP = 3_600_000;
 /** More than the counter can be off by, as a sum of doubles. */
 const ROUNDING_TICKS = 100;
 /** The halves of a 64-bit read come closer together than this. */
@@ -293,7 +295,7 @@ export class Hpet implements BusDevice, TimedDevice {
       if (expiry === 0) continue;
       if (now >= expiry) this.match(timer, now);
       if ((this.words[TIMER + timer * TIMER_WORDS + T_CONFIG] & T_ENABLED) === 0) continue;
-      const wait = Math.max(this.doubles[EXPIRY + timer] - now, MIN_SLEEP);
+      const wait = Math.min(Math.max(this.doubles[EXPIRY + timer] - now, MIN_SLEEP), MAX_SLEEP);
       if (next < 0 || wait < next) next = wait;
     }
     return next;

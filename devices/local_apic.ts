@@ -63,6 +63,9 @@ const ERROR_SEND_ILLEGAL_VECTOR = 1 << 5; // 11.5.3
 const ERROR_RECEIVE_ILLEGAL_VECTOR = 1 << 6;
 const ERROR_ILLEGAL_REGISTER = 1 << 7;
 
+/** What a wait may last: a deadline can be centuries away. Whoever waits asks again. */
+const MAX_SLEEP = 3_600_000;
+
 const MSR_APIC_BASE = 0x1b;
 const MSR_TSC_DEADLINE = 0x6e0;
 const MSR_X2APIC = 0x800;
@@ -268,7 +271,7 @@ export class LocalApic implements BusDevice, LocalInterruptController {
   timeUntilTimer(): number {
     const expiry = this.doubles[EXPIRY_DOUBLE];
     if (expiry === 0 || (this.words[PAGE + LVT_TIMER] & LVT_MASKED) !== 0) return -1;
-    return Math.max(0, expiry - this.clock.now());
+    return Math.min(Math.max(0, expiry - this.clock.now()), MAX_SLEEP);
   }
 
   /** PPR (11.8.3.1). */
