@@ -27,8 +27,10 @@ import {
   EPERM,
   EROFS,
   ETXTBSY,
+  F_OFD_GETLK,
   F_OFD_SETLK,
   F_RDLCK,
+  F_UNLCK,
   F_WRLCK,
   FALLOC_FL_KEEP_SIZE,
   FALLOC_FL_PUNCH_HOLE,
@@ -65,6 +67,7 @@ const TWO_32 = 0x1_0000_0000;
 const LOCK_START = 100;
 const LOCK_LENGTH = 200;
 const LOCK_READ = 100;
+const LOCK_WRITE = 101;
 const LOCK_NO_WRITERS = 201;
 const LOCK_NO_WRITERS_LENGTH = 99;
 
@@ -237,17 +240,14 @@ export class LinuxHostFile implements HostFile {
 
   private lock(): void {
     const granted = this.readonly
-      ? this.lockRange(F_RDLCK, LOCK_READ, 1) && this.lockRange(F_RDLCK, LOCK_NO_WRITERS, LOCK_NO_WRITERS_LENGTH)
+      ? this.lockRange(F_RDLCK, LOCK_READ, 1) && this.lockRange(F_RDLCK, LOCK_NO_WRITERS, LOCK_NO_WRITERS_LENGTH) &&
+        !this.isWrittenElsewhere()
       : this.lockRange(F_WRLCK, LOCK_START, LOCK_LENGTH);
     if (!granted) throw errors.busy(this.path, this.readonly);
   }
 
   private lockRange(type: number, start: number, length: number): boolean {
-    const flock = new Uint8Array(FLOCK.size);
-    const view = new DataView(flock.buffer);
-    view.setInt16(FLOCK.type, type, true);
-    view.setUint32(FLOCK.start, start, true);
-    view.setUint32(FLOCK.length, length, true);
+    const flock = describeLock(type, start, length);
     while (this.posix.calls.fcntl(this.fd, F_OFD_SETLK, flock) < 0) {
       const errno = this.posix.errno[0];
       if (errno === EAGAIN || errno === EACCES) return false;
@@ -256,6 +256,13 @@ export class LinuxHostFile implements HostFile {
       if (errno !== EINTR) throw this.ioError("locking");
     }
     return true;
+  }
+
+  /** A writing QEMU locks its byte for reading only, so it takes asking whether we could lock it for writing. */
+  private isWrittenElsewhere(): boolean {
+    const flock = describeLock(F_WRLCK, LOCK_WRITE, 1);
+    if (this.posix.calls.fcntl(this.fd, F_OFD_GETLK, flock) < 0) return false;
+    return new DataView(flock.buffer).getInt16(FLOCK.type, true) !== F_UNLCK;
   }
 
   /** Builds the iovecs of what is left after `skip` bytes. @returns how many */
@@ -335,6 +342,15 @@ export class LinuxHostFile implements HostFile {
     }
     return errors.failed(this.path, doing, errorName(errno));
   }
+}
+
+function describeLock(type: number, start: number, length: number): Uint8Array<ArrayBuffer> {
+  const flock = new Uint8Array(FLOCK.size);
+  const view = new DataView(flock.buffer);
+  view.setInt16(FLOCK.type, type, true);
+  view.setUint32(FLOCK.start, start, true);
+  view.setUint32(FLOCK.length, length, true);
+  return flock;
 }
 
 function isBlockDevice(path: string): boolean {

@@ -22,6 +22,8 @@ export const F_RDLCK = 0;
 export const F_WRLCK = 1;
 /** <linux/fcntl.h>: locks that belong to the open file, not to the process. */
 export const F_OFD_SETLK = 37;
+export const F_OFD_GETLK = 36;
+export const F_UNLCK = 2;
 /** <fcntl.h> `struct flock`. */
 export const FLOCK = { size: 32, type: 0, whence: 2, start: 8, length: 16, pid: 24 } as const;
 
