@@ -74,7 +74,7 @@ const FILES: Record<string, string> = {
   "etc/fstab": `UUID=${ROOT_UUID} / ext4 errors=remount-ro 0 1
 UUID=${ESP_SERIAL.slice(0, 4)}-${ESP_SERIAL.slice(4)} /boot/efi vfat umask=0077,noauto 0 1
 `,
-  "etc/profile": "export PATH=/usr/sbin:/usr/bin:/sbin:/bin PS1='\\u@\\h:\\w# '\n",
+  "etc/profile": "export PATH=/usr/sbin:/usr/bin:/sbin:/bin PS1='root@\\h:\\w# '\n",
   "etc/inittab": `::sysinit:/etc/init.d/rcS
 ::respawn:/etc/init.d/console
 ::ctrlaltdel:/sbin/reboot

@@ -1,0 +1,118 @@
+/**
+ * `deno task test`: everything that CI runs, in stages. The last line of its output is the count of all tests.
+ *
+ *   deno task test                  all stages
+ *   deno task test unit lab         only these
+ *   deno task test --list           the names of the stages
+ */
+import { ROOT } from "./guests/cache.ts";
+import { TOOL_ENV } from "./guests/command.ts";
+import { addTally, emptyTally, readTally, type Tally, tallyLine } from "./tally.ts";
+import { ensureTools } from "./tools.ts";
+
+interface Stage {
+  readonly name: string;
+  /** Arguments for Deno; null for the stage that is a function. */
+  readonly args: readonly string[] | (() => Promise<Tally>);
+  /** A stage that takes longer is killed and has failed; in seconds. */
+  readonly limit: number;
+}
+
+async function tools(): Promise<Tally> {
+  const tally = emptyTally();
+  const missing = await ensureTools();
+  if (missing.length) {
+    tally.skipped = 1;
+    tally.reasons.push(`tests that need ${missing.join(", ")}: not installed, and not installable here`);
+  } else tally.passed = 1;
+  return tally;
+}
+
+// Suites that take machines of their own have stages of their own.
+const OWN_STAGES = "tests/guests,tests/lab,tests/conformance";
+
+const STAGES: readonly Stage[] = [
+  { name: "tools", args: tools, limit: 900 },
+  { name: "format", args: ["fmt", "--check", "--quiet"], limit: 60 },
+  { name: "lint", args: ["lint", "--quiet"], limit: 60 },
+  { name: "types", args: ["check", "--quiet", "."], limit: 180 },
+  { name: "unit", args: ["test", "-A", "--no-check", "--parallel", `--ignore=.cache,dist,${OWN_STAGES}`], limit: 600 },
+  { name: "guests", args: ["test", "-A", "--no-check", "tests/guests"], limit: 400 },
+  { name: "conformance", args: ["run", "-A", "--quiet", "tests/conformance/run.ts"], limit: 300 },
+  { name: "lab", args: ["run", "-A", "--quiet", "tests/lab/main.ts"], limit: 600 },
+];
+
+/** Runs Deno with its output shown as it comes, and kept. */
+async function runDeno(args: readonly string[], limit: number): Promise<Tally> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [...args],
+    cwd: ROOT,
+    env: { ...TOOL_ENV, NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", DENO_JOBS: `${navigator.hardwareConcurrency}` },
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  let output = "";
+  const encoder = new TextEncoder();
+  const follow = async (stream: ReadableStream<Uint8Array<ArrayBuffer>>) => {
+    for await (const text of stream.pipeThrough(new TextDecoderStream())) {
+      output += text;
+      Deno.stdout.writeSync(encoder.encode(text));
+    }
+  };
+  const timer = setTimeout(() => {
+    output += `\nstopped: longer than ${limit} s\n`;
+    console.log(`stopped: longer than ${limit} s`);
+    child.kill("SIGKILL");
+  }, limit * 1000);
+  try {
+    await Promise.all([follow(child.stdout), follow(child.stderr)]);
+    return readTally(output, (await child.status).code);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+interface Row {
+  readonly name: string;
+  readonly tally: Tally;
+  readonly seconds: number;
+}
+
+function summary(rows: readonly Row[], sum: Tally): void {
+  const width = Math.max(...rows.map((row) => row.name.length), 5);
+  console.log(`\n${"stage".padEnd(width)}  ${"".padEnd(6)}  passed  failed  skipped      time`);
+  for (const { name, tally, seconds } of rows) {
+    const counts = [tally.passed, tally.failed, tally.skipped].map((count, i) => `${count}`.padStart([6, 6, 7][i]));
+    const word = tally.failed ? "FAILED" : "ok";
+    console.log(`${name.padEnd(width)}  ${word.padEnd(6)}  ${counts.join("  ")}  ${seconds.toFixed(1).padStart(6)} s`);
+  }
+  if (sum.reasons.length) console.log(`\nSkipped, and why:`);
+  for (const reason of sum.reasons) console.log(`  ${reason}`);
+  console.log(`\n${tallyLine(sum)}`);
+}
+
+async function main(): Promise<number> {
+  if (Deno.args.includes("--list")) {
+    for (const stage of STAGES) console.log(stage.name);
+    return 0;
+  }
+  const unknown = Deno.args.find((name) => !STAGES.some((stage) => stage.name === name));
+  if (unknown) {
+    console.error(`no stage ${unknown}; there are ${STAGES.map((stage) => stage.name).join(", ")}`);
+    return 2;
+  }
+  const rows: Row[] = [];
+  const sum = emptyTally();
+  for (const { name, args, limit } of STAGES.filter(({ name }) => !Deno.args.length || Deno.args.includes(name))) {
+    console.log(`\n=== ${name}`);
+    const began = performance.now();
+    const tally = typeof args === "function" ? await args() : await runDeno(args, limit);
+    rows.push({ name, tally, seconds: (performance.now() - began) / 1000 });
+    addTally(sum, tally);
+  }
+  summary(rows, sum);
+  return sum.failed ? 1 : 0;
+}
+
+Deno.exit(await main());
