@@ -73,20 +73,16 @@ export class AcpiPm implements BusDevice, TimedDevice {
     this.doubles[TIMER_SEEN] = this.halves();
   }
 
-  /** The person presses the power button. Takes the lock. */
+  /** The person presses the power button. Call it with the lock held. */
   pressPowerButton(): void {
-    this.registers.lock();
     this.words[STATUS] |= PWRBTN;
     this.update();
-    this.registers.unlock();
   }
 
-  /** A general-purpose event (0 to 15) happens. Takes the lock. */
+  /** A general-purpose event (0 to 15) happens. Call it with the lock held. */
   raiseEvent(event: number): void {
-    this.registers.lock();
     this.words[GPE_STATUS] |= (1 << event) & GPE_BITS;
     this.update();
-    this.registers.unlock();
   }
 
   read(offset: number, size: number): number {
