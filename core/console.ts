@@ -8,6 +8,9 @@ const TRANSCRIPT_LIMIT = 1 << 20;
 /** Output kept, in bytes, until somebody takes {@link Console.readable}. */
 const BACKLOG_LIMIT = 1 << 20;
 
+/** What a Linux kernel says last (kernel/panic.c). */
+const PANIC = /Kernel panic - not syncing: ([^\r\n]*)[\r\n]/;
+
 /** What an `expect` found. */
 export interface ExpectMatch {
   /** The text that matched. */
@@ -25,6 +28,8 @@ export interface ConsoleWires {
   /** Tells the device that the output ring has room again. */
   outputDrained(): void;
   resize(columns: number, rows: number): void;
+  /** The guest's kernel said that it panicked, and of what. */
+  panicked(reason: string): void;
 }
 
 interface Waiting {
@@ -48,6 +53,8 @@ export class Console {
   private taken: ReadableStream<Uint8Array> | null = null;
   private sink: WritableStream<Uint8Array> | null = null;
   private ended = false;
+  /** The last, unfinished line, where a panic may be being said. */
+  private line = "";
   private resume: (() => void) | null = null;
 
   constructor(output: ByteRing, input: ByteRing, wires: ConsoleWires) {
@@ -177,7 +184,12 @@ export class Console {
       this.backlogBytes += chunk.length;
       while (this.backlogBytes > BACKLOG_LIMIT) this.backlogBytes -= this.backlog.shift()!.length;
     }
-    this.transcript += this.decoder.decode(chunk, { stream: true });
+    const text = this.decoder.decode(chunk, { stream: true });
+    this.transcript += text;
+    this.line += text;
+    const panic = PANIC.exec(this.line);
+    if (panic) this.wires.panicked(panic[1]);
+    this.line = this.line.slice(this.line.lastIndexOf("\n") + 1).slice(-1024);
     if (this.transcript.length > 2 * TRANSCRIPT_LIMIT) this.transcript = this.transcript.slice(-TRANSCRIPT_LIMIT);
     while (this.waiting.length > 0 && this.tryMatch(this.waiting[0])) this.waiting.shift();
   }

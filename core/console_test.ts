@@ -6,6 +6,7 @@ function fixture(capacity = 64) {
   const output = new ByteRing(ByteRing.allocate(capacity));
   const input = new ByteRing(ByteRing.allocate(capacity));
   let arrived = 0;
+  const panics: string[] = [];
   const console = new Console(output, input, {
     inputArrived: () => arrived++,
     outputDrained: () => {},
@@ -17,6 +18,7 @@ function fixture(capacity = 64) {
     input,
     console,
     arrived: () => arrived,
+    panics,
     say: (text: string) => output.write(new TextEncoder().encode(text)),
     close: async () => {
       console.end();
@@ -71,4 +73,14 @@ Deno.test("input waits for room and rings the device", async () => {
   assert.equal(String.fromCharCode(...got), "0123456789abcdefXYZ");
   assert.ok(guest.arrived() >= 2);
   await guest.close();
+});
+
+Deno.test("a panic is noticed, once its line is whole, in whatever pieces it comes", async () => {
+  const guest = fixture(1024);
+  for (const piece of ["[ 1.0] Kernel pa", "nic - not syncing: VFS: no ", "root\r", "\n[ 1.1] CPU: 0\n"]) {
+    guest.say(piece);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  await guest.close();
+  assert.deepEqual(guest.panics, ["VFS: no root"]);
 });

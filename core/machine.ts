@@ -26,6 +26,8 @@ import type { DiskSpec } from "../storage/disk.ts";
 const PAGE = 4096;
 const CONSOLE_RING_BYTES = 1 << 16;
 const MAX_CPUS = 240;
+/** Milliseconds between a panic's first line and the machine's end: its trace takes this to be written. */
+const PANIC_LAST_WORDS = 1000;
 
 /** What a machine is made of. */
 export interface MachineOptions {
@@ -92,6 +94,7 @@ export class Machine {
   private readonly finished = Promise.withResolvers<MachineEnd>();
   private readonly ready: Promise<void>;
   private currentState: MachineState = "created";
+  private panic: string | null = null;
   private failure: VcpuFailure | null = null;
   private fatal: string | null = null;
   private boot: Boot | null = null;
@@ -178,6 +181,7 @@ export class Machine {
       inputArrived: () => this.board.consoleInput(),
       outputDrained: () => this.board.consoleDrained(),
       resize: (columns, rows) => this.board.consoleResize(columns, rows),
+      panicked: (reason) => this.guestPanicked(reason),
     });
     this.pumping = this.console.pump();
     this.startWorkers();
@@ -259,11 +263,17 @@ export class Machine {
     await this.stop();
   }
 
+  /** A panicked kernel stays where it is or reboots for ever: after the time it needs for its last words, that is the end. */
+  private guestPanicked(reason: string): void {
+    this.panic ??= reason;
+    setTimeout(() => this.control.end(EndReason.PANIC), PANIC_LAST_WORDS);
+  }
+
   /** Follows the machine to its end, through reboots. */
   private async watch(): Promise<void> {
     for (;;) {
       await this.control.until(() => this.control.endReason !== EndReason.NONE);
-      if (this.control.endReason !== EndReason.RESET || this.ending) break;
+      if (this.control.endReason !== EndReason.RESET || this.ending || this.panic !== null) break;
       try {
         await this.hold();
         if (this.ending) break;
@@ -376,6 +386,9 @@ export class Machine {
 
   private describeEnd(): MachineEnd {
     const { endReason, exitCode } = this.control;
+    if (this.panic !== null && endReason !== EndReason.STOPPED) {
+      return { reason: "panic", message: `the guest's kernel panicked: ${this.panic}` };
+    }
     switch (endReason) {
       case EndReason.POWER_OFF:
         return { reason: "poweroff", message: "the guest powered off" };
