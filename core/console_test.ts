@@ -11,6 +11,7 @@ function fixture(capacity = 64) {
     inputArrived: () => arrived++,
     outputDrained: () => {},
     resize: () => {},
+    panicked: (reason) => panics.push(reason),
   });
   const pumping = console.pump();
   return {
