@@ -1,6 +1,6 @@
 /**
  * The Debian packages that the tests need. As root on a machine with apt the missing ones are installed, with progress;
- * elsewhere the one command that installs them is printed, and the tests that need them are skipped loudly.
+ * elsewhere the one command that installs them is printed, and the tests that need them are skipped, saying so.
  */
 import { TOOL_ENV, which } from "./guests/command.ts";
 
@@ -47,9 +47,9 @@ function present(tool: Tool): boolean {
   }
 }
 
-/** The names of the packages that are not there. */
-export function missingPackages(): string[] {
-  return TOOLS.filter((tool) => !present(tool)).map((tool) => tool.name);
+/** The names of the packages that are not there, of those named or of all. */
+function missingPackages(only?: readonly string[]): string[] {
+  return TOOLS.filter((tool) => !present(tool)).map((tool) => tool.name).filter((name) => only?.includes(name) ?? true);
 }
 
 /** Whether apt has ever fetched its lists here; an image of a fresh machine comes without. */
@@ -90,17 +90,18 @@ async function apt(args: readonly string[]): Promise<boolean> {
 
 /**
  * Makes sure of the packages, as far as this user may.
+ * @param only these packages; all that the tests need by default
  * @returns the names of those still missing
  */
-export async function ensureTools(): Promise<string[]> {
-  const missing = missingPackages();
+export async function ensureTools(only?: readonly string[]): Promise<string[]> {
+  const missing = missingPackages(only);
   const lists = which("apt-get") !== null && aptHasLists();
   if (!missing.length && lists) return [];
   const install = ["install", "--no-install-recommends", ...missing];
   if (Deno.uid() !== 0 || !which("apt-get")) {
     const command = `sudo apt-get update && sudo apt-get ${install.join(" ")}`;
-    console.error(`Tests that need these will be skipped: ${missing.join(", ") || "Debian's package lists"}.`);
-    console.error(which("apt-get") ? `To run them all: ${command}` : "To run them all, use a Debian machine.");
+    console.error(`Needed, and not here: ${missing.join(", ") || "Debian's package lists"}.`);
+    console.error(which("apt-get") ? `As root: ${command}` : "There is no apt here: use a Debian machine.");
     return missing;
   }
   // The guests are made of Debian's packages as well, so the lists are needed even where no tool is missing.
@@ -110,7 +111,7 @@ export async function ensureTools(): Promise<string[]> {
     console.error(`Installing ${missing.join(", ")} ...`);
     await apt(install);
   }
-  return missingPackages();
+  return missingPackages(only);
 }
 
 if (import.meta.main) {

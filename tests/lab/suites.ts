@@ -44,7 +44,7 @@ function boot(
         {
           await using machine = await lab({ ...options, disks: [image], echo: true });
           const run = (target: string) =>
-            `deno run -A tests/lab/boot.ts ${target} ${seconds} --backend kvm ${options.args ?? ""}`;
+            `deno run -A tests/guests/boot.ts ${target} ${seconds} --backend kvm ${options.args ?? ""}`;
           // A file is what users have; a disk too big for L1's memory is given to hv as the block device it is there.
           const command = options.file
             ? `cp /dev/vda /tmp/disk.img && ${run("/tmp/disk.img")} && cp /tmp/disk.img /dev/vda && sync`
