@@ -9,7 +9,7 @@ const TRANSCRIPT_LIMIT = 1 << 20;
 const BACKLOG_LIMIT = 1 << 20;
 
 /** What a Linux kernel says last (kernel/panic.c). */
-const PANIC = /Kernel panic - not syncing: ([^\r\n]*)[\r\n]/;
+const PANIC = /Kernel panic - not syncing: ([^\r\n]*)\r*\n/;
 
 /** What an `expect` found. */
 export interface ExpectMatch {
