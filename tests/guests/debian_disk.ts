@@ -87,19 +87,14 @@ mv "$root/usr/sbin/grub-probe.real" "$root/usr/sbin/grub-probe"
 rm -rf "$root/var/lib/apt/lists"/* "$root/var/cache/apt"/*.bin
 `;
 
-/** The files apt takes this machine's packages from; the guest comes from the same place. */
-function aptSources(): string[] {
-  const lists = "/etc/apt/sources.list.d";
-  const found: string[] = [];
-  for (const path of ["/etc/apt/sources.list", `${lists}/debian.sources`, `${lists}/debian.list`]) {
-    try {
-      if (Deno.statSync(path).size > 0) found.push(path);
-    } catch {
-      // not this one
-    }
-  }
-  if (!found.length) throw new Error("apt has no Debian sources on this machine");
-  return found;
+/** Where apt takes this machine's Debian packages from, as lines of a sources.list; the guest comes from the same place. */
+async function debianSources(): Promise<string> {
+  const format = "$(ORIGIN)|deb $(REPO_URI) $(RELEASE) $(COMPONENT)";
+  const lines = (await text(["apt-get", "indextargets", "--format", format, "Created-By: Packages"])).split("\n");
+  // Other people's archives have their own keys and their own ideas of a package.
+  const debian = lines.filter((line) => line.startsWith("Debian|")).map((line) => line.slice("Debian|".length));
+  if (!debian.length) throw new Error("apt has no lists of Debian's archive; run 'apt-get update' as root");
+  return [...new Set(debian)].join("\n") + "\n";
 }
 
 function codename(): string {
@@ -110,16 +105,19 @@ function codename(): string {
 }
 
 /** Runs mmdebstrap with its progress shown. */
-async function bootstrap(tree: string, script: string, step: Step): Promise<void> {
+async function bootstrap(work: string, step: Step): Promise<void> {
+  await Deno.writeTextFile(`${work}/customize`, CUSTOMIZE, { mode: 0o755 });
+  await Deno.writeTextFile(`${work}/customize.probe`, GRUB_PROBE, { mode: 0o755 });
+  await Deno.writeTextFile(`${work}/sources.list`, await debianSources());
   const child = new Deno.Command(which("mmdebstrap") ?? "mmdebstrap", {
     args: [
       "--mode=root",
       "--variant=minbase",
       `--include=${INCLUDE.join(",")}`,
-      `--customize-hook=${script} "$1"`,
+      `--customize-hook=${work}/customize "$1"`,
       codename(),
-      tree,
-      ...aptSources(),
+      `${work}/tree`,
+      `${work}/sources.list`,
     ],
     env: { ...TOOL_ENV, SOURCE_DATE_EPOCH: "1767225600" },
     stdin: "null",
@@ -146,9 +144,7 @@ export async function debianDisk(): Promise<string> {
     const work = `${image}.work`;
     await Deno.mkdir(work, { recursive: true });
     try {
-      await Deno.writeTextFile(`${work}/customize`, CUSTOMIZE, { mode: 0o755 });
-      await Deno.writeTextFile(`${work}/customize.probe`, GRUB_PROBE, { mode: 0o755 });
-      await bootstrap(`${work}/tree`, `${work}/customize`, step);
+      await bootstrap(work, step);
       step.detail = "file systems";
       const grub = "search.fs_uuid " + ROOT_UUID +
         " root\nset prefix=($root)'/boot/grub'\nconfigfile $prefix/grub.cfg\n";
