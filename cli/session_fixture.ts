@@ -88,6 +88,8 @@ class ScriptedMachine implements SessionMachine {
         return this.finish({ reason: command, message: `the guest died: ${command}` });
       case "exit":
         return this.finish({ reason: "exit", exitCode: Number(argument), message: `the guest ended with ${argument}` });
+      case "pid":
+        return this.say(`pid ${Deno.pid}\r\n`);
       case "size":
         return this.say(`size ${this.size}\r\n`);
       case "throw":
