@@ -1,6 +1,10 @@
 /** What a machine boots: the files a person named, or what the disk's own boot loader would start. */
 import { HvError } from "../core/errors.ts";
-import type { DiskSpec } from "../storage/disk.ts";
+import { DiskError, type DiskSpec } from "../storage/disk.ts";
+import { DiskSource } from "../storage/disk_source.ts";
+import { openDisk } from "../storage/open.ts";
+import { adjustCommandLine, findKernel, loadEntry } from "./find_kernel.ts";
+import { identifyKernel } from "./kernel.ts";
 
 /** What a person asked for. */
 export interface BootOptions {
@@ -29,10 +33,16 @@ export interface Boot {
  */
 export async function loadBoot(options: BootOptions): Promise<Boot> {
   if (options.kernel !== undefined) {
+    const kernel = await readFile(options.kernel, "kernel");
+    const { problem } = identifyKernel(kernel);
+    if (problem !== null) throw new HvError(`${options.kernel}: ${problem}`);
+    // A person who names any console gets that one; nobody wants none.
+    const append = options.append ?? "";
+    const commandLine = /(?:^|\s)console=/.test(append) ? append : adjustCommandLine(append).commandLine;
     return {
-      kernel: await readFile(options.kernel, "kernel"),
+      kernel,
       initrd: options.initrd === undefined ? undefined : await readFile(options.initrd, "initrd"),
-      commandLine: options.append ?? "console=ttyS0",
+      commandLine,
       messages: [],
     };
   }
@@ -40,7 +50,33 @@ export async function loadBoot(options: BootOptions): Promise<Boot> {
   if (options.disk === undefined) {
     throw new HvError("nothing to boot: name a disk image, or a kernel with --kernel", { usage: true });
   }
-  throw new HvError("booting from a disk is not there yet");
+  return bootFromDisk(options.disk, options.append);
+}
+
+function bootFromDisk(spec: DiskSpec, append: string | undefined): Boot {
+  let opened;
+  try {
+    opened = openDisk({ ...spec, readonly: true, ephemeral: false });
+    const disk = findKernel(new DiskSource(opened));
+    if (disk.chosen === null) throw new HvError(`${spec.path}: ${disk.problems.join("; ")}`);
+    const { kernel, initrd, commandLine } = loadEntry(disk, disk.chosen);
+    const image = identifyKernel(kernel);
+    if (image.problem !== null) throw new HvError(`${spec.path}: ${disk.chosen.kernel?.path}: ${image.problem}`);
+    const adjusted = adjustCommandLine(commandLine, append);
+    const messages = [
+      `starts '${disk.chosen.title}' (${disk.chosen.source}): Linux ${image.version ?? "of unknown version"}`,
+    ];
+    if (adjusted.added !== "") messages.push(`adds to the command line: ${adjusted.added}`);
+    messages.push(...disk.chosen.problems);
+    return { kernel, initrd, commandLine: adjusted.commandLine, messages };
+  } catch (error) {
+    if (error instanceof HvError || error instanceof DiskError) throw error;
+    // What file systems and entries throw are sentences about the disk.
+    if (error instanceof TypeError || error instanceof ReferenceError) throw error;
+    throw new HvError(`${spec.path}: ${(error as Error).message}`, { cause: error });
+  } finally {
+    opened?.close();
+  }
 }
 
 async function readFile(path: string, what: string): Promise<Uint8Array> {
