@@ -3,7 +3,7 @@
  * GPT with an EFI system partition and an ext4 root; systemd, the cloud kernel, root without a password on ttyS0.
  */
 import { cached, digest } from "./cache.ts";
-import { tool, TOOL_ENV, which } from "./command.ts";
+import { text, tool, TOOL_ENV, which } from "./command.ts";
 import { makeExt4, makeFat, makeGpt } from "./image.ts";
 import { packageVersion } from "./packages.ts";
 import type { Step } from "./progress.ts";
