@@ -17,6 +17,8 @@ import { Descriptor } from "./queue.ts";
 export const ECAM = 0xe000_0000;
 export const WINDOWS = [{ start: 0xc000_0000, size: 0x2000_0000 }, { start: 0x80_0000_0000, size: 0x4000_0000 }];
 const HOLE = 0xc000_0000;
+const GUARD = 1 << 16;
+const GUARD_BYTE = 0xa5;
 
 /** A Disk in memory, for tests and benchmarks. */
 export class MemoryDisk {
@@ -96,9 +98,14 @@ export class TestMachine {
   private readonly view = new DataView(new ArrayBuffer(16));
   private next = 0x10000;
 
-  constructor(memoryBytes = 16 << 20) {
-    const buffer = new SharedArrayBuffer(memoryBytes);
-    this.memory = new GuestMemory({ buffer, byteOffset: 0, size: memoryBytes, address: 0 }, HOLE);
+  private readonly guards: Uint8Array[];
+
+  /** @param hole where RAM below 4 GiB ends */
+  constructor(memoryBytes = 16 << 20, hole = HOLE) {
+    const buffer = new SharedArrayBuffer(memoryBytes + 2 * GUARD);
+    this.memory = new GuestMemory({ buffer, byteOffset: GUARD, size: memoryBytes, address: 0 }, hole);
+    this.guards = [new Uint8Array(buffer, 0, GUARD), new Uint8Array(buffer, memoryBytes + GUARD)];
+    for (const guard of this.guards) guard.fill(GUARD_BYTE);
     this.pci = new PciBus(this.file, {
       sink: { signalMessage: (_address, data) => void this.messages.push(data) },
       lines: this.lines.map((_, i) => ({
@@ -107,6 +114,11 @@ export class TestMachine {
       })),
     });
     new HostBridge(this.file, this.pci);
+  }
+
+  /** Whether the host bytes before and after guest memory are what they were. */
+  guardsIntact(): boolean {
+    return this.guards.every((guard) => guard.every((byte) => byte === GUARD_BYTE));
   }
 
   readonly wake = (): void => void this.wakes++;
