@@ -2,7 +2,7 @@
 import { HvError } from "../core/errors.ts";
 import { DiskError, type DiskSpec } from "../storage/disk.ts";
 import { DiskSource } from "../storage/disk_source.ts";
-import { openDisk } from "../storage/open.ts";
+import { openOwnDisk } from "../storage/open.ts";
 import { adjustCommandLine, findKernel, loadEntry } from "./find_kernel.ts";
 import { identifyKernel } from "./kernel.ts";
 
@@ -56,7 +56,8 @@ export async function loadBoot(options: BootOptions): Promise<Boot> {
 function bootFromDisk(spec: DiskSpec, append: string | undefined): Boot {
   let opened;
   try {
-    opened = openDisk({ ...spec, readonly: true, ephemeral: false });
+    // The machine's own Workers may hold the image already, and when the guest restarts they do.
+    opened = openOwnDisk(spec);
     const disk = findKernel(new DiskSource(opened));
     if (disk.chosen === null) throw new HvError(`${spec.path}: ${disk.problems.join("; ")}`);
     const { kernel, initrd, commandLine } = loadEntry(disk, disk.chosen);
@@ -70,7 +71,8 @@ function bootFromDisk(spec: DiskSpec, append: string | undefined): Boot {
     messages.push(...disk.chosen.problems);
     return { kernel, initrd, commandLine: adjusted.commandLine, messages };
   } catch (error) {
-    if (error instanceof HvError || error instanceof DiskError) throw error;
+    if (error instanceof HvError) throw error;
+    if (error instanceof DiskError) throw new HvError(error.message, { cause: error });
     // What file systems and entries throw are sentences about the disk.
     if (error instanceof TypeError || error instanceof ReferenceError) throw error;
     throw new HvError(`${spec.path}: ${(error as Error).message}`, { cause: error });

@@ -32,9 +32,13 @@ export interface HostFile {
   close(): void;
 }
 
-/** Opens a disk image with its lock: exclusive for writing, shared for reading. Ends in a {@link DiskError} in words. */
-export function openHostFile(path: string, options: { readonly: boolean }): HostFile {
-  return posix() === null ? DenoHostFile.open(path, options.readonly) : LinuxHostFile.open(path, options.readonly);
+/**
+ * Opens a disk image with its lock: exclusive for writing, shared for reading. Ends in a {@link DiskError} in words.
+ * `locked: false` takes none: for reading what this process has locked itself, and nothing else.
+ */
+export function openHostFile(path: string, options: { readonly: boolean; locked?: boolean }): HostFile {
+  const { readonly, locked = true } = options;
+  return posix() === null ? DenoHostFile.open(path, readonly, locked) : LinuxHostFile.open(path, readonly, locked);
 }
 
 /** A nameless file for throw-away data, sparse, of `size` bytes: gone with its last user, however that one ends. */

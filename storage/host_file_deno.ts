@@ -22,7 +22,7 @@ export class DenoHostFile implements HostFile {
     this.size = file.statSync().size;
   }
 
-  static open(path: string, readonly: boolean): DenoHostFile {
+  static open(path: string, readonly: boolean, locked = true): DenoHostFile {
     let file: Deno.FsFile;
     try {
       const status = Deno.statSync(path);
@@ -36,7 +36,7 @@ export class DenoHostFile implements HostFile {
       throw openError(error, path, readonly);
     }
     // flock(2) on Unix, LockFileEx on Windows: whole-file locks, which QEMU does not look at.
-    if (!file.tryLockSync(!readonly)) {
+    if (locked && !file.tryLockSync(!readonly)) {
       file.close();
       throw errors.busy(path, readonly);
     }

@@ -99,7 +99,7 @@ export class LinuxHostFile implements HostFile {
     this.sparse = false;
   }
 
-  static open(path: string, readonly: boolean): LinuxHostFile {
+  static open(path: string, readonly: boolean, locked = true): LinuxHostFile {
     const p = posix()!;
     const name = cString(path);
     // O_EXCL without O_CREAT on a block device: the kernel refuses while it is mounted or otherwise claimed.
@@ -113,7 +113,7 @@ export class LinuxHostFile implements HostFile {
       if (kind === S_IFDIR) throw errors.directory(path);
       if (kind !== S_IFREG && kind !== S_IFBLK) throw errors.notAFile(path);
       const file = new LinuxHostFile(p, path, fd, readonly, kind === S_IFBLK);
-      file.lock();
+      if (locked) file.lock();
       file.refresh();
       file.sparse = !readonly && (kind === S_IFBLK ? unmapsToZeroes(status) : file.probeHoles());
       return file;

@@ -48,16 +48,31 @@ const FORMATS: readonly Format[] = [
 ];
 
 /**
+ * Opens for reading a disk that this process itself holds open, and so has locked, while the guest does not write: to
+ * find the kernel again when the guest restarts. Otherwise as {@link openDisk}.
+ */
+export function openOwnDisk(spec: DiskSpec): Disk {
+  return take(openHostFile(spec.path, { readonly: true, locked: false }), {
+    ...spec,
+    readonly: true,
+    ephemeral: false,
+  });
+}
+
+/**
  * Opens a disk image or block device, in whichever thread it is wanted: exclusively for writing, shared for reading.
  * Throws a {@link DiskError} whose message says what to do.
  */
 export function openDisk(spec: DiskSpec): Disk {
   const ephemeral = spec.ephemeral === true && spec.readonly !== true;
-  const file = openHostFile(spec.path, { readonly: spec.readonly === true || ephemeral });
+  return take(openHostFile(spec.path, { readonly: spec.readonly === true || ephemeral }), { ...spec, ephemeral });
+}
+
+function take(file: HostFile, spec: DiskSpec): Disk {
   let disk: Disk | null = null;
   try {
     disk = openFormat(file, spec);
-    return ephemeral ? new OverlayDisk(disk) : disk;
+    return spec.ephemeral ? new OverlayDisk(disk) : disk;
   } catch (error) {
     if (disk !== null) disk.close();
     else file.close();
