@@ -9,9 +9,15 @@ export function setLineEnd(end: "\n" | "\r\n"): void {
   lineEnd = Deno.stderr.isTerminal() ? end : "\n";
 }
 
+/** Text with nothing in it that commands a terminal: a disk or a guest may have put it there. */
+export function printable(text: string): string {
+  // deno-lint-ignore no-control-regex
+  return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "\ufffd");
+}
+
 /** Says one or more lines. A stderr that nobody reads is no reason to end. */
 export function say(message: string): void {
-  const text = message.trimEnd().split("\n").map((line) => `hv: ${line}${lineEnd}`).join("");
+  const text = printable(message).trimEnd().split("\n").map((line) => `hv: ${line}${lineEnd}`).join("");
   write(Deno.stderr, text);
 }
 

@@ -1,5 +1,4 @@
 /** The frame of a program: whatever goes wrong ends in words and an exit code, with the terminal given back. */
-import { UsageError } from "./arguments.ts";
 import { ExitCode } from "./exit_codes.ts";
 import { say } from "./messages.ts";
 
@@ -13,8 +12,8 @@ export interface ExplainOptions {
 
 /** Says what went wrong; returns the exit code for it. */
 export function explain(error: unknown, { debug, command }: ExplainOptions): number {
-  const known = error instanceof UsageError || isHvError(error);
-  const usage = known && (error instanceof UsageError || error.usage);
+  const known = isForPeople(error);
+  const usage = known && (error.name === "UsageError" || error.usage === true);
   if (known) say(error.message);
   else say(`internal error: ${error instanceof Error ? error.message : error}`);
   if (debug) {
@@ -24,9 +23,9 @@ export function explain(error: unknown, { debug, command }: ExplainOptions): num
   return usage ? ExitCode.USAGE : ExitCode.ERROR;
 }
 
-/** By name: the class itself would load all of hv to show an error in the command line. */
-function isHvError(error: unknown): error is Error & { usage: boolean } {
-  return error instanceof Error && error.name === "HvError";
+/** Errors whose message is a sentence for people. By name: their classes would load all of hv to show one. */
+function isForPeople(error: unknown): error is Error & { usage?: boolean } {
+  return error instanceof Error && ["UsageError", "HvError", "DiskError"].includes(error.name);
 }
 
 /** Runs a program to its exit code, which it never returns from. What nobody awaited and caught is explained too. */
