@@ -26,7 +26,10 @@ export function addTally(sum: Tally, more: Tally): void {
 const DENO_TEST = /^\w+ \| (\d+) passed(?: \([^)]*\))? \| (\d+) failed(?: \([^)]*\))?(?: \| (\d+) ignored)?/gm;
 // The last line of our own suites.
 const OURS = /^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$/gm;
-const REASON = /^\s*SKIPPED (.*)$/gm;
+// A suite with several subjects has such a line for each: `kvm: 40 passed, 0 failed, 2 skipped`.
+const SUBJECT = /^[\w(), -]+: (\d+) passed, (\d+) failed(?:, (\d+) skipped)?$/gm;
+const REASON = /^\s*(?:SKIPPED|skip) (.*)$/gm;
+const ABSENT = /^not here: (.*)$/gm;
 
 /**
  * Reads the counts out of what a suite printed. A suite that ended badly has failed at least once, whatever it
@@ -36,14 +39,19 @@ export function readTally(output: string, code: number): Tally {
   // deno-lint-ignore no-control-regex
   const plain = output.replace(/\x1b\[[0-9;]*m/g, "").replaceAll("\r", "");
   const tally = emptyTally();
-  const counts = [...plain.matchAll(DENO_TEST), ...plain.matchAll(OURS)].at(-1);
-  if (counts) {
-    tally.passed = Number(counts[1]);
-    tally.failed = Number(counts[2]);
-    tally.skipped = Number(counts[3] ?? 0);
-  } else if (code === 0) tally.passed = 1;
+  const last = [...plain.matchAll(DENO_TEST), ...plain.matchAll(OURS)].at(-1);
+  const counts = last ? [last] : [...plain.matchAll(SUBJECT)];
+  for (const [, passed, failed, skipped] of counts) {
+    tally.passed += Number(passed);
+    tally.failed += Number(failed);
+    tally.skipped += Number(skipped ?? 0);
+  }
+  // A backend that is not on this machine is one skip, however many tests it would have had.
+  const absent = [...plain.matchAll(ABSENT)].map((match) => match[1].trim());
+  tally.skipped += absent.length;
+  if (!counts.length && !absent.length && code === 0) tally.passed = 1;
   if (code !== 0 && tally.failed === 0) tally.failed = 1;
-  tally.reasons = [...new Set([...plain.matchAll(REASON)].map((match) => match[1].trim()))];
+  tally.reasons = [...new Set([...[...plain.matchAll(REASON)].map((match) => match[1].trim()), ...absent])];
   return tally;
 }
 

@@ -16,6 +16,18 @@ Deno.test("our own last line is read, and it is the last one that counts", () =>
   assert.equal(tallyLine(readTally(output, 0)), "7 passed, 0 failed, 4 skipped");
 });
 
+Deno.test("the subjects of a suite are added up, and one that is not here is a skip", () => {
+  const output =
+    "not here: soft: no such thing\nkvm: 7 passed, 0 failed, 1 skipped\nkvm, our controllers: 5 passed, 2 failed, " +
+    "0 skipped\nskip kvm: x: y\n";
+  assert.deepEqual(readTally(output, 1), {
+    passed: 12,
+    failed: 2,
+    skipped: 2,
+    reasons: ["kvm: x: y", "soft: no such thing"],
+  });
+});
+
 Deno.test("a bad exit code is a failure, whatever was counted", () => {
   assert.equal(tallyLine(readTally("ok | 5 passed | 0 failed (1s)\n", 1)), "5 passed, 1 failed, 0 skipped");
   assert.equal(tallyLine(readTally("Segmentation fault", 139)), "0 passed, 1 failed, 0 skipped");

@@ -61,7 +61,7 @@ function boot(
   };
 }
 
-const CONFORMANCE = "deno run -A tests/conformance/run.ts --backend kvm";
+const CONFORMANCE = "deno run -A tests/conformance/run.ts";
 
 /** All of them, the short ones first. */
 export const suites: readonly Suite[] = [
