@@ -7,14 +7,29 @@ export class KvmX64Debug implements VcpuDebug {
   private readonly fd: number;
   private readonly struct = new BigUint64Array(KvmStruct.kvm_guest_debug.sizeof / 8);
   private stepping = false;
+  /** One instruction is being stepped over, with the breakpoints off. */
+  private passing = false;
   private addresses: bigint[] = [];
 
   constructor(fd: number) {
     this.fd = fd;
   }
 
-  get hasBreakpoints(): boolean {
-    return this.addresses.length > 0;
+  /**
+   * Whether the exit at `address` was a breakpoint's. Its instruction must pass before the breakpoint is set again: with
+   * RF alone (SDM vol. 3, 18.3.1.1) it would not where KVM emulates it. So it is stepped over.
+   */
+  passBreakpoint(address: number): boolean {
+    this.passing = this.addresses.some((breakpoint) => Number(BigInt.asUintN(64, breakpoint)) === address);
+    if (this.passing) this.apply();
+    return this.passing;
+  }
+
+  /** After a DEBUG exit at `address` with {@link passBreakpoint} in force: whether someone asked for it. */
+  passed(address: number): boolean {
+    const wanted = this.stepping || this.addresses.some((it) => Number(BigInt.asUintN(64, it)) === address);
+    if (!this.passBreakpoint(address)) this.apply();
+    return wanted;
   }
 
   singleStep(on: boolean): void {
@@ -29,10 +44,11 @@ export class KvmX64Debug implements VcpuDebug {
   }
 
   private apply(): void {
-    const { struct, addresses } = this;
+    const { struct } = this;
+    const addresses = this.passing ? [] : this.addresses;
     let control = 0;
-    if (this.stepping) control |= Kvm.GUESTDBG_ENABLE | Kvm.GUESTDBG_SINGLESTEP;
-    if (this.hasBreakpoints) control |= Kvm.GUESTDBG_ENABLE | Kvm.GUESTDBG_USE_HW_BP;
+    if (this.stepping || this.passing) control |= Kvm.GUESTDBG_ENABLE | Kvm.GUESTDBG_SINGLESTEP;
+    if (addresses.length > 0) control |= Kvm.GUESTDBG_ENABLE | Kvm.GUESTDBG_USE_HW_BP;
     struct.fill(0n);
     struct[0] = BigInt(control);
     const registers = KvmStruct.kvm_guest_debug.arch / 8;

@@ -240,13 +240,6 @@ export class StateMover {
     }
   }
 
-  /** RIP and RFLAGS alone: `[rip, rflags]`. */
-  setResumeFlag(): void {
-    this.call(KvmX64.GET_REGS, this.regs, "reading registers");
-    this.regs.setUint32(REGS.rflags, this.regs.getUint32(REGS.rflags, true) | 0x1_0000, true);
-    this.call(KvmX64.SET_REGS, this.regs, "setting registers");
-  }
-
   /** MSRs that a state does not speak of go back to what they were at power-on. */
   private setOtherMsrs(state: DataView): void {
     const values = new Map(this.powerOn);

@@ -64,6 +64,8 @@ export class KvmX64Vcpu implements Vcpu {
   private readonly signals: Uint8Array<ArrayBuffer>;
   private readonly noTime = new BigInt64Array(2);
   private msrPending = false;
+  /** The debugger steps over a breakpoint's instruction. */
+  private passing = false;
   private reason = "";
   private closed = false;
 
@@ -230,9 +232,7 @@ export class KvmX64Vcpu implements Vcpu {
       case Kvm.EXIT_DEBUG:
         this.address[0] = this.view.getUint32(RUN["debug.arch.pc"], true) +
           this.view.getUint32(RUN["debug.arch.pc"] + 4, true) * TWO_32;
-        // A breakpoint comes before its instruction: RF lets that one pass (SDM vol. 3, 18.3.1.1).
-        if (this.debug.hasBreakpoints) this.mover.setResumeFlag();
-        return Exit.DEBUG;
+        return this.leaveForDebug();
       case Kvm.EXIT_SYSTEM_EVENT:
         return this.systemEvent();
       default:
@@ -275,6 +275,16 @@ export class KvmX64Vcpu implements Vcpu {
     this.msrFault = 0;
     this.msrPending = true;
     return reason;
+  }
+
+  private leaveForDebug(): number {
+    const address = this.address[0];
+    if (this.passing && !this.debug.passed(address)) {
+      this.passing = false;
+      return AGAIN;
+    }
+    this.passing = this.debug.passBreakpoint(address);
+    return Exit.DEBUG;
   }
 
   private answerMsr(): void {

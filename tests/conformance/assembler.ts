@@ -227,11 +227,6 @@ export class Assembler {
     if (isMemory(to)) return this.encode([0x0f, store], register(from as string).number, to, 4);
     return this.encode([0x0f, load], register(to as string).number, from, 4);
   }
-  /** 8-byte SSE moves (movq). */
-  movq(to: Operand, from: Operand): this {
-    if (isMemory(to)) return this.bytes(0x66).encode([0x0f, 0xd6], register(from as string).number, to, 4);
-    return this.bytes(0xf3).encode([0x0f, 0x7e], register(to as string).number, from, 4);
-  }
 
   /** String instructions: movs, cmps, stos, lods, scas, ins, outs. */
   string(name: "movs" | "cmps" | "stos" | "lods" | "scas" | "ins" | "outs", size: number, repeat = false): this {

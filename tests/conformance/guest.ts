@@ -187,10 +187,16 @@ export class GuestVcpu {
       state: null,
       answers: [],
       msrFault: false,
+      enter: true,
       wantState: false,
-      ...request,
+      ...Object.fromEntries(Object.entries(request).filter(([, value]) => value !== undefined)),
     });
     return (response as { result: RunResult }).result;
+  }
+
+  /** Sets a state and reads it again; the vCPU goes on from there. */
+  async copyState(state: ArrayBuffer): Promise<ArrayBuffer> {
+    return (await this.run({ state, enter: false, wantState: true })).state!;
   }
 
   /** Makes a run() in progress return, and waits for it. */

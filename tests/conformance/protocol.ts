@@ -26,6 +26,8 @@ export interface RunRequest {
   answers: number[];
   /** Whether MSR accesses raise #GP. */
   msrFault: boolean;
+  /** False: the state is set and read, and nothing runs. */
+  enter: boolean;
   singleStep?: boolean;
   breakpoints?: bigint[];
   /** Whether the state is wanted at the end. */

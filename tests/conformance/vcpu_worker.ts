@@ -56,7 +56,7 @@ function run(vcpu: Vcpu, request: RunRequest): RunResult {
   if (request.breakpoints) vcpu.debug!.breakpoints(request.breakpoints);
   const log: string[] = [];
   const answers = [...request.answers];
-  const end = loop(vcpu, request, log, answers);
+  const end = request.enter ? loop(vcpu, request, log, answers) : "not run";
   let state: ArrayBuffer | null = null;
   if (request.wantState) vcpu.getState(state = new ArrayBuffer(X64_STATE_BYTES));
   return { log, end, address: vcpu.address[0], state, failure: end === "FAILED" ? vcpu.failure() : null };

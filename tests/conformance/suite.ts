@@ -1,0 +1,80 @@
+/** The conformance suite: what every backend does, by name. It defines the contract of `core/hypervisor.ts`. */
+import type { Hypervisor } from "../../core/hypervisor.ts";
+import { type Behaviour, Skip, type Subject } from "./behaviour.ts";
+import { interruptBehaviours } from "./interrupt_behaviours.ts";
+import { memoryBehaviours } from "./memory_behaviours.ts";
+import { mmioBehaviours } from "./mmio_behaviours.ts";
+import { portBehaviours } from "./port_behaviours.ts";
+import { stateBehaviours } from "./state_behaviours.ts";
+
+export const BEHAVIOURS: readonly Behaviour[] = [
+  ...portBehaviours,
+  ...mmioBehaviours,
+  ...memoryBehaviours,
+  ...stateBehaviours,
+  ...interruptBehaviours,
+];
+
+const LOADERS: Record<string, () => Promise<Hypervisor>> = {
+  kvm: async () => (await import("../../backends/kvm/hypervisor.ts")).kvm,
+  soft: async () => (await import("../../backends/soft/hypervisor.ts")).soft,
+};
+
+/** A column of the table that is not there, and why. */
+export interface Absent {
+  name: string;
+  reason: string;
+}
+
+/** Every backend that runs guests here, KVM in both its forms. */
+export async function findSubjects(): Promise<{ subjects: Subject[]; absent: Absent[] }> {
+  const subjects: Subject[] = [];
+  const absent: Absent[] = [];
+  for (const [name, load] of Object.entries(LOADERS)) {
+    let hypervisor: Hypervisor;
+    try {
+      hypervisor = await load();
+    } catch (error) {
+      absent.push({ name, reason: (error as Error).message.split("\n")[0] });
+      continue;
+    }
+    const support = hypervisor.probe();
+    if (!support.usable && !support.restricted) {
+      absent.push({ name, reason: support.reason });
+      continue;
+    }
+    const pvm = name === "kvm" && support.restricted;
+    const label = pvm ? "kvm (PVM)" : name;
+    subjects.push({ name: label, hypervisor, ownControllers: true, pvm });
+    if (name === "kvm") {
+      subjects.push({ name: `${label}, our controllers`, hypervisor, ownControllers: false, pvm });
+    }
+  }
+  return { subjects, absent };
+}
+
+/** What became of one behaviour on one backend. */
+export interface Outcome {
+  result: "pass" | "FAIL" | "skip";
+  /** Why not, in words. */
+  detail: string;
+}
+
+/** Why a behaviour is not run, or null. */
+export function skipReason(behaviour: Behaviour, subject: Subject): string | null {
+  if (subject.pvm && behaviour.pvm) return behaviour.pvm;
+  return behaviour.skip?.(subject) ?? null;
+}
+
+/** Runs one behaviour; never throws. */
+export async function runBehaviour(behaviour: Behaviour, subject: Subject): Promise<Outcome> {
+  const reason = skipReason(behaviour, subject);
+  if (reason !== null) return { result: "skip", detail: reason };
+  try {
+    await behaviour.run(subject);
+    return { result: "pass", detail: "" };
+  } catch (error) {
+    if (error instanceof Skip) return { result: "skip", detail: error.message };
+    return { result: "FAIL", detail: (error as Error).message };
+  }
+}
