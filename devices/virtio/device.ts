@@ -65,7 +65,7 @@ export interface VirtioTransport {
 export interface NotifyDoorbells {
   /** @param address guest physical address of one queue's notify register */
   add(address: number): void;
-  /** Takes back what {@link add} did; neither throws: a guest may put two devices at one address. */
+  /** Takes back what {@link add} did. What either throws is ignored: a guest may put two devices at one address. */
   remove(address: number): void;
 }
 

@@ -317,11 +317,23 @@ export class VirtioPci extends PciFunction implements BusDevice, VirtioTransport
       : ((words[DOORBELL] & ~REGISTERED) >>> 0) + (words[DOORBELL_HIGH] >>> 0) * 0x1_0000_0000;
     const wanted = bar.decoded ? bar.base + NOTIFY_AREA : -1;
     if (known === wanted) return;
-    if (known >= 0) this.device.queueSizes.forEach((_, i) => this.doorbells!.remove(known + i * NOTIFY_MULTIPLIER));
+    if (known >= 0) this.moveDoorbells(known, false);
     words[DOORBELL] = 0;
     if (wanted < 0) return;
     words[DOORBELL_HIGH] = Math.floor(wanted / 0x1_0000_0000);
     words[DOORBELL] = wanted | REGISTERED;
-    this.device.queueSizes.forEach((_, i) => this.doorbells!.add(wanted + i * NOTIFY_MULTIPLIER));
+    this.moveDoorbells(wanted, true);
+  }
+
+  private moveDoorbells(area: number, add: boolean): void {
+    for (let i = 0; i < this.device.queueSizes.length; i++) {
+      const address = area + i * NOTIFY_MULTIPLIER;
+      try {
+        if (add) this.doorbells!.add(address);
+        else this.doorbells!.remove(address);
+      } catch {
+        // A guest may put two devices at one address, which a platform refuses: the register itself wakes as well.
+      }
+    }
   }
 }

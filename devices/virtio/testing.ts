@@ -83,7 +83,7 @@ export class MemoryDisk {
 
 /** Memory, buses and what came out of them. */
 export class TestMachine {
-  readonly file = new RegisterFile();
+  readonly file: RegisterFile;
   readonly memory: GuestMemory;
   readonly bus = new Bus("memory");
   readonly ports = new Bus("port");
@@ -100,9 +100,13 @@ export class TestMachine {
 
   private readonly guards: Uint8Array[];
 
-  /** @param hole where RAM below 4 GiB ends */
-  constructor(memoryBytes = 16 << 20, hole = HOLE) {
-    const buffer = new SharedArrayBuffer(memoryBytes + 2 * GUARD);
+  /**
+   * @param hole where RAM below 4 GiB ends
+   * @param shared the buffers of a machine in another Worker, to build the same one over them
+   */
+  constructor(memoryBytes = 16 << 20, hole = HOLE, shared?: { registers: SharedArrayBuffer; ram: SharedArrayBuffer }) {
+    const buffer = shared?.ram ?? new SharedArrayBuffer(memoryBytes + 2 * GUARD);
+    this.file = new RegisterFile(shared?.registers);
     this.memory = new GuestMemory({ buffer, byteOffset: GUARD, size: memoryBytes, address: 0 }, hole);
     this.guards = [new Uint8Array(buffer, 0, GUARD), new Uint8Array(buffer, memoryBytes + GUARD)];
     for (const guard of this.guards) guard.fill(GUARD_BYTE);
