@@ -52,8 +52,9 @@ export function readPartitions(source: ByteSource): PartitionTable | null {
   const hasMbr = mbr !== null && mbr[510] === 0x55 && mbr[511] === 0xaa;
   const isProtective = hasMbr && [0, 1, 2, 3].some((i) => mbr[446 + 16 * i + 4] === 0xee);
   // An MBR without an 0xee entry means that a GPT left behind is not in force (UEFI 5.2.3); a lost MBR does not.
+  const findings: string[] = [];
   if (isProtective || !hasMbr) {
-    const table = readGpt(source, isProtective);
+    const table = readGpt(source, findings);
     if (table !== null) {
       if (!isProtective) table.problems.push("the protective MBR is missing");
       finish(source, table);
@@ -62,7 +63,9 @@ export function readPartitions(source: ByteSource): PartitionTable | null {
   }
   if (!hasMbr || !looksLikeMbr(mbr)) return null;
   const table = readMbr(source, mbr);
-  if (isProtective) table.problems.push("its MBR announces a GPT, but neither the GPT nor its backup can be read");
+  if (isProtective) {
+    table.problems.push(...findings, "its MBR announces a GPT, but neither the GPT nor its backup can be read");
+  }
   finish(source, table);
   return table;
 }
@@ -73,12 +76,11 @@ export function partitionSource(disk: ByteSource, partition: PartitionEntry): By
   return new SubSource(disk, partition.start, Math.min(partition.size, disk.size - partition.start));
 }
 
-function readGpt(source: ByteSource, announced: boolean): PartitionTable | null {
-  const findings: string[] = [];
+/** @param findings what is wrong with the primary GPT is added */
+function readGpt(source: ByteSource, findings: string[]): PartitionTable | null {
   for (const sectorSize of [512, 4096]) {
     const primary = readGptAt(source, sectorSize, 1);
     if (typeof primary === "object") return primary;
-    if (primary === "absent" && !announced) continue;
     if (primary !== "absent") findings.push(`the primary GPT is damaged (${primary})`);
   }
   // The backup header stands in the last sector (UEFI 5.3.2).

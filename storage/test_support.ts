@@ -22,10 +22,11 @@ export async function feed(input: string, program: string, ...args: string[]): P
     stderr: "piped",
   });
   const child = command.spawn();
+  const output = child.output();
   const writer = child.stdin.getWriter();
   await writer.write(new TextEncoder().encode(input));
   await writer.close();
-  const { success, stdout, stderr } = await child.output();
+  const { success, stdout, stderr } = await output;
   if (!success) throw new Error(`${program} ${args.join(" ")}: ${new TextDecoder().decode(stderr)}`);
   return new TextDecoder().decode(stdout);
 }
