@@ -63,7 +63,9 @@ function boot({ boot }: DiskReport): string[] {
       ["kernel", kernel.path, `(${facts.filter((fact) => fact).join(", ")})`],
       ...initrds.map(({ path, size }) => ["initrd", path, `(${formatSize(size)})`]),
     ]),
-    ...(initrd ? [`  initrd unpacked: ${formatSize(initrd.unpackedSize)} (from ${initrd.compression.join(", ")})`] : []),
+    ...(initrd
+      ? [`  initrd unpacked: ${formatSize(initrd.unpackedSize)} (from ${initrd.compression.join(", ")})`]
+      : []),
     `  command line: ${boot.commandLine}`,
     ...(boot.added ? [`  added by hv:  ${boot.added}`] : []),
   ];
