@@ -1,6 +1,6 @@
 /** Memory-mapped I/O by every addressing form and instruction that compilers emit for it. */
 import assert from "node:assert/strict";
-import { Assembler, at, type Memory } from "./assembler.ts";
+import { type Assembler, at, type Memory } from "./assembler.ts";
 import { type Behaviour, bytesOf, hexOf, withGuest } from "./behaviour.ts";
 import { Layout } from "./guest.ts";
 
