@@ -16,15 +16,16 @@ function makeTree(folder: TemporaryFolder): void {
   Deno.writeTextFileSync(folder.file("tree/isolinux/isolinux.cfg"), "default linux\n");
   Deno.writeTextFileSync(folder.file(`tree/${deep}/bottom`), "bottom");
   Deno.writeTextFileSync(folder.file("tree/empty"), "");
-  for (let i = 0; i < 200; i++) Deno.writeTextFileSync(folder.file(`tree/many/file-${i}.txt`), String(i));
+  for (let i = 0; i < 200; i++) Deno.writeTextFileSync(folder.file(`tree/many/file${i}.txt`), String(i));
 }
 
-function addUnixNames(folder: TemporaryFolder): void {
+/** @param steps genisoimage 1.1.11 hangs on links longer than about 250 bytes */
+function addUnixNames(folder: TemporaryFolder, steps: number): void {
   Deno.writeTextFileSync(folder.file(`tree/${LONG}`), "long");
   Deno.symlinkSync("isolinux/vmlinuz", folder.file("tree/kernel"));
   Deno.symlinkSync("../kernel", folder.file("tree/isolinux/again"));
   Deno.symlinkSync("/isolinux/isolinux.cfg", folder.file("tree/absolute"));
-  Deno.symlinkSync(`${"./".repeat(300)}empty`, folder.file("tree/long-link"));
+  Deno.symlinkSync(`${"./".repeat(steps)}empty`, folder.file("tree/long-link"));
   Deno.symlinkSync("circle", folder.file("tree/circle"));
 }
 
@@ -47,7 +48,7 @@ for (const { name, names, command, unix } of cases) {
     fn: () => {
       using folder = new TemporaryFolder();
       makeTree(folder);
-      if (unix) addUnixNames(folder);
+      if (unix) addUnixNames(folder, command[0] === "xorriso" ? 300 : 100);
       const image = folder.file("image");
       const [program, ...options] = command;
       run(program, ...options, "-quiet", "-V", "Debian 12 amd64", "-o", image, folder.file("tree"));
@@ -61,7 +62,7 @@ for (const { name, names, command, unix } of cases) {
       assert.equal(new TextDecoder().decode(system.read("/1/2/3/4/5/6/7/8/9/10/bottom")), "bottom");
       assert.equal(system.read("/empty").length, 0);
       assert.equal(system.list("/many").length, 200);
-      assert.equal(new TextDecoder().decode(system.read("/many/file-123.txt")), "123");
+      assert.equal(new TextDecoder().decode(system.read("/many/file123.txt")), "123");
       assert.deepEqual(system.list("/1/2/3/4/5/6/7/8/9"), ["10"]);
       assert.equal(system.stat("/none"), null);
       assert.throws(() => system.read("/isolinux"), /not a file/);
@@ -91,7 +92,11 @@ Deno.test({
     makeTree(folder);
     run("genisoimage", "-quiet", "-R", "-o", folder.file("image"), folder.file("tree"));
     const bytes = Deno.readFileSync(folder.file("image"));
-    const system = new Iso9660FileSystem(new MemorySource(bytes.slice(0, 100 * 1024)));
+    const kernel = Deno.readFileSync(folder.file("tree/isolinux/vmlinuz"));
+    const start = new DataView(kernel.buffer).getUint32(0);
+    let at = 0;
+    while (new DataView(bytes.buffer).getUint32(at) !== start) at += 2048;
+    const system = new Iso9660FileSystem(new MemorySource(bytes.slice(0, at + 1000)));
     assert.throws(() => system.read("/isolinux/vmlinuz"), /the image was cut/);
     assert.throws(() => new Iso9660FileSystem(new MemorySource(new Uint8Array(34 * 1024))), /was cut|no ISO 9660/);
     assert.throws(() => new Iso9660FileSystem(new MemorySource(new Uint8Array(1 << 20))), /no ISO 9660 primary/);

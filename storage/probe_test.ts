@@ -1,7 +1,9 @@
 /** What partitions hold, compared with blkid; and random damage to every readable file system. */
 import assert from "node:assert/strict";
 import { needs } from "../tests/skip.ts";
+import { DiskSource } from "./disk_source.ts";
 import type { FileSystem } from "./file_system.ts";
+import { openDisk } from "./open.ts";
 import { identify, probeFileSystem } from "./probe.ts";
 import { blkid, feed, has, makeFile, MemorySource, random, run, TemporaryFolder } from "./test_support.ts";
 
@@ -62,7 +64,8 @@ for (const { type, program, size, make, label } of makers) {
       using folder = new TemporaryFolder();
       const path = makeFile(folder.file("image"), size * MIB);
       await make(path);
-      const source = new MemorySource(Deno.readFileSync(path));
+      const disk = openDisk({ path, readonly: true });
+      const source = new DiskSource(disk);
       const said = blkid(path);
       const found = identify(source)!;
       assert.equal(found.type, type);
@@ -70,6 +73,7 @@ for (const { type, program, size, make, label } of makers) {
       if (label) assert.equal(found.label, said.LABEL ?? null);
       const readable = ["ext4", "vfat"].includes(type);
       assert.equal(probeFileSystem(source) !== null, readable);
+      disk.close();
     },
   });
 }
