@@ -15,6 +15,7 @@ export interface UnpackedInitrd {
 }
 
 const HEADER_BYTES = 110;
+const MAX_NAME = 4096;
 
 /** Where the cpio archive ("newc", 070701 or 070702) at `start` ends, behind its trailer; -1 unless there is a whole one. */
 function cpioEnd(bytes: Uint8Array, start: number): number {
@@ -35,6 +36,8 @@ function cpioEnd(bytes: Uint8Array, start: number): number {
   while (isCpio(bytes, at)) {
     const fileSize = field(at + 54);
     const nameSize = field(at + 94);
+    // The kernel's PATH_MAX bounds a name; a guest's author does not.
+    if (!(nameSize <= MAX_NAME)) return -1;
     const name = at + HEADER_BYTES;
     // Both are padded to 4 bytes, counted from the archive's beginning.
     const data = start + (name - start + nameSize + 3 & ~3);

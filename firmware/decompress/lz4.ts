@@ -96,6 +96,7 @@ export function unpackLz4Legacy(input: Uint8Array, start: number, out: Output): 
     block(input, at + 4, at + 4 + size, out, out.length, LEGACY_BLOCK);
     at += 4 + size;
   }
+  if (at === start + 4) truncated();
   return at;
 }
 

@@ -273,6 +273,7 @@ class LzmaDecoder {
             this.rep0 = (base + (this.direct(bits - 4) << 4 >>> 0) + this.reverseTree(ALIGN, 4)) >>> 0;
             if (this.rep0 === 0xffffffff) {
               if (size !== Infinity) damaged();
+              if (this.at > this.end) truncated();
               return true;
             }
           }

@@ -49,6 +49,7 @@ export function unpackZstd(input: Uint8Array, start: number, out: Output, limit:
     const chunkSize = size > 0 ? Math.min(Math.max(size, 64), 64 << 20) : 1 << 20;
     data = zstdDecompressSync(input.subarray(start, end), { maxOutputLength: Math.max(left, 1), chunkSize });
   } catch (error) {
+    if (/larger than/.test((error as Error).message)) throw new CompressionError(`unpacks to more than ${limit} bytes`);
     throw new CompressionError(`the zstd data is damaged: ${(error as Error).message}`);
   }
   if (size >= 0 && data.length !== size) throw new CompressionError("the zstd data is damaged");
