@@ -80,6 +80,20 @@ function qemuArguments({ folder, kernel, options, icount }: Machine): string[] {
   ];
 }
 
+/** Shows output as it comes, without the lines that end an answer; these may come in pieces. */
+function echoWithoutMarks(): (text: string) => void {
+  const encoder = new TextEncoder();
+  let held = "";
+  return (text) => {
+    // deno-lint-ignore no-control-regex
+    const clean = (held + text).replace(/\x1e\w+ \d+\n/g, "");
+    const mark = clean.indexOf("\x1e");
+    const shown = mark < 0 ? clean : clean.slice(0, mark);
+    held = clean.slice(shown.length);
+    Deno.stderr.writeSync(encoder.encode(shown));
+  };
+}
+
 class RunningLab implements Lab {
   #folder: string;
   #terminal: Terminal;
@@ -87,10 +101,7 @@ class RunningLab implements Lab {
 
   constructor(machine: Machine) {
     this.#folder = machine.folder;
-    const echo = machine.options.echo
-      // deno-lint-ignore no-control-regex
-      ? (text: string) => Deno.stderr.writeSync(new TextEncoder().encode(text.replace(/\x1e\w+ \d+\n/g, "")))
-      : undefined;
+    const echo = machine.options.echo ? echoWithoutMarks() : undefined;
     this.#terminal = new Terminal(qemuArguments(machine), { env: TOOL_ENV, onOutput: echo });
   }
 
