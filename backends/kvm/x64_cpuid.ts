@@ -78,7 +78,7 @@ export function guestCpuid(
     const entry = { ...original };
     switch (entry.leaf) {
       case 0x1: // SDM vol. 2, CPUID, leaf 01h
-        entry.ebx = (entry.ebx & 0xffff) | ((1 << coreBits) << 16) | (index << 24);
+        entry.ebx = (entry.ebx & 0xffff) | (Math.min(1 << coreBits, 255) << 16) | (index << 24);
         entry.ecx |= bit(31); // a hypervisor is present
         entry.ecx &= ~bit(5); // VMX
         entry.ecx = localApic ? entry.ecx | bit(21) : entry.ecx & ~bit(21); // x2APIC
