@@ -1,60 +1,10 @@
 import assert from "node:assert/strict";
 import { needs } from "../tests/skip.ts";
+import { HAS_TERMINAL, Program, startInTerminal } from "./process_fixture.ts";
 
 const FIXTURE = new URL("./session_fixture.ts", import.meta.url).pathname;
 const COMMAND = [Deno.execPath(), "run", "--allow-all", "--quiet", "--no-check", FIXTURE];
 const windows = Deno.build.os === "windows";
-
-/** A program with its output kept, told what to read when it has said something. */
-class Program {
-  readonly child: Deno.ChildProcess;
-  private readonly writer: WritableStreamDefaultWriter<Uint8Array>;
-  private readonly reading: Promise<void>[];
-  out = "";
-  error = "";
-
-  constructor(command: string[]) {
-    this.child = new Deno.Command(command[0], {
-      args: command.slice(1),
-      stdin: "piped",
-      stdout: "piped",
-      stderr: "piped",
-    }).spawn();
-    this.writer = this.child.stdin.getWriter();
-    this.reading = [
-      this.collect(this.child.stdout, (text) => this.out += text),
-      this.collect(this.child.stderr, (text) => this.error += text),
-    ];
-  }
-
-  private async collect(stream: ReadableStream<Uint8Array>, add: (text: string) => void): Promise<void> {
-    for await (const text of stream.pipeThrough(new TextDecoderStream())) add(text);
-  }
-
-  async send(text: string): Promise<void> {
-    await this.writer.write(new TextEncoder().encode(text));
-  }
-
-  async closeInput(): Promise<void> {
-    await this.writer.close();
-  }
-
-  /** Waits until the program has said `text`, on either stream. */
-  async said(text: string): Promise<void> {
-    const deadline = Date.now() + 20_000;
-    while (!this.out.includes(text) && !this.error.includes(text)) {
-      if (Date.now() > deadline) throw new Error(`'${text}' did not come: ${this.out}\n${this.error}`);
-      await new Promise((resolve) => setTimeout(resolve, 10));
-    }
-  }
-
-  async ends(): Promise<number> {
-    const { code } = await this.child.status;
-    await Promise.all(this.reading);
-    await this.writer.close().catch(() => {});
-    return code;
-  }
-}
 
 const start = (...args: string[]) => new Program([...COMMAND, ...args]);
 
@@ -159,33 +109,15 @@ Deno.test("session: all a guest says reaches a slow reader, also what it said la
   assert.equal(program.out.length, "ready\r\n".length + 2000 * 1024);
 });
 
-// With a terminal: `script` gives one, whose settings are compared before and after.
-const SCRIPT = !windows && Deno.build.os === "linux" && await exists("/usr/bin/script");
-
-async function exists(path: string): Promise<boolean> {
-  return await Deno.stat(path).then(() => true, () => false);
-}
-
-/** Starts the fixture in a pseudo-terminal of 91 columns and 33 rows. */
-function startInTerminal(before: string, ...args: string[]): Program {
-  const fixture = [...COMMAND, ...args].map((word) => `'${word}'`).join(" ");
-  const lines = [
-    "stty cols 91 rows 33",
-    "settings=$(stty -g)",
-    before,
-    fixture,
-    'echo "code=$?"',
-    '[ "$settings" = "$(stty -g)" ] && echo restored || { echo "not restored: $(stty -a)"; stty sane; }',
-  ];
-  return new Program(["script", "--quiet", "--return", "--command", lines.join("\n"), "/dev/null"]);
-}
+// With a terminal, whose settings are compared before and after.
+const startHere = (...args: string[]) => startInTerminal([...COMMAND, ...args]);
 
 function terminalTest(name: string, fn: () => Promise<void>): void {
-  Deno.test({ name, ignore: needs(SCRIPT, name, "needs Linux with util-linux's script"), fn });
+  Deno.test({ name, ignore: needs(HAS_TERMINAL, name, "needs Linux with util-linux's script"), fn });
 }
 
 terminalTest("terminal: keys go to the guest as they are, Ctrl-C too, and the escape is hv's", async () => {
-  const program = startInTerminal("");
+  const program = startHere();
   await program.said("ready");
   await program.send("a\x03b\r");
   await program.said('heard "a\\u0003b"');
@@ -204,46 +136,11 @@ terminalTest("terminal: keys go to the guest as they are, Ctrl-C too, and the es
 });
 
 terminalTest("terminal: Ctrl-] q quits at once, from a guest that does not care", async () => {
-  const program = startInTerminal("", "deaf");
+  const program = startHere("deaf");
   await program.said("ready");
   await program.send("\x1dq");
   await program.ends();
   assert.match(program.out, /hv: stopping at once\r\nhv: the machine was stopped\r\ncode=1\r\nrestored\r\n$/);
-});
-
-terminalTest("terminal: the guest is told the window's size, and each change", async () => {
-  const program = startInTerminal("(sleep 1; stty cols 50 rows 20 </dev/tty) &");
-  await program.said("ready");
-  await program.send("size\r");
-  await program.said("size 91x33");
-  for (let tries = 0; tries < 50 && !program.out.includes("size 50x20"); tries++) {
-    await new Promise((resolve) => setTimeout(resolve, 100));
-    await program.send("size\r");
-  }
-  assert.match(program.out, /size 50x20/);
-  await program.send("poweroff\r");
-  await program.ends();
-});
-
-for (const order of ["poweroff", "panic", "throw", "reject", "exit 9"]) {
-  terminalTest(`terminal: it is restored after '${order}'`, async () => {
-    const program = startInTerminal("");
-    await program.said("ready");
-    await program.send(`${order}\r`);
-    await program.ends();
-    assert.match(program.out, /code=\d+\r\nrestored\r\n$/);
-    assert.doesNotMatch(program.out, / {4}at /, "no stack trace");
-    if (/throw|reject/.test(order)) assert.match(program.out, /hv: internal error: .*\r\n.*\r\ncode=1\r\n/);
-  });
-}
-
-terminalTest("terminal: --debug shows the stack trace of a bug, the terminal restored first", async () => {
-  const program = startInTerminal("", "debug");
-  await program.said("ready");
-  await program.send("throw\r");
-  await program.ends();
-  assert.match(program.out, /hv: internal error: thrown in a timer\r\n.*\r\nhv: {5}at /);
-  assert.match(program.out, /code=1\r\nrestored\r\n$/);
 });
 
 /** The process of the fixture itself, below `script` and a shell. */
@@ -254,9 +151,52 @@ async function pidOf(program: Program): Promise<number> {
   return Number(/pid (\d+)/.exec(program.out)![1]);
 }
 
+/** Changes the settings of the terminal a process is in, from outside. */
+async function setTerminal(pid: number, ...settings: string[]): Promise<void> {
+  const terminal = await Deno.readLink(`/proc/${pid}/fd/0`);
+  const { success } = await new Deno.Command("stty", { args: ["-F", terminal, ...settings] }).output();
+  assert.ok(success);
+}
+
+terminalTest("terminal: the guest is told the window's size, and each change", async () => {
+  const program = startHere();
+  const pid = await pidOf(program);
+  await program.send("size\r");
+  await program.said("size 91x33");
+  await setTerminal(pid, "cols", "50", "rows", "20");
+  for (let tries = 0; tries < 100 && !program.out.includes("size 50x20"); tries++) {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await program.send("size\r");
+  }
+  assert.match(program.out, /size 50x20/);
+  await program.send("poweroff\r");
+  await program.ends();
+});
+
+for (const order of ["poweroff", "panic", "throw", "reject", "exit 9"]) {
+  terminalTest(`terminal: it is restored after '${order}'`, async () => {
+    const program = startHere();
+    await program.said("ready");
+    await program.send(`${order}\r`);
+    await program.ends();
+    assert.match(program.out, /code=\d+\r\nrestored\r\n$/);
+    assert.doesNotMatch(program.out, / {4}at /, "no stack trace");
+    if (/throw|reject/.test(order)) assert.match(program.out, /hv: internal error: .*\r\n.*\r\ncode=1\r\n/);
+  });
+}
+
+terminalTest("terminal: --debug shows the stack trace of a bug, the terminal restored first", async () => {
+  const program = startHere("debug");
+  await program.said("ready");
+  await program.send("throw\r");
+  await program.ends();
+  assert.match(program.out, /hv: internal error: thrown in a timer\r\n.*\r\nhv: {5}at /);
+  assert.match(program.out, /code=1\r\nrestored\r\n$/);
+});
+
 for (const signal of ["SIGTERM", "SIGHUP", "SIGQUIT", "SIGINT"] as const) {
   terminalTest(`terminal: it is restored after ${signal}`, async () => {
-    const program = startInTerminal("");
+    const program = startHere();
     Deno.kill(await pidOf(program), signal);
     await program.ends();
     assert.match(program.out, /code=[01]\r\nrestored\r\n$/);
@@ -264,11 +204,10 @@ for (const signal of ["SIGTERM", "SIGHUP", "SIGQUIT", "SIGINT"] as const) {
 }
 
 terminalTest("terminal: it is the guest's again after a stop and a continue", async () => {
-  const program = startInTerminal("");
+  const program = startHere();
   const pid = await pidOf(program);
-  const terminal = await Deno.readLink(`/proc/${pid}/fd/0`);
   Deno.kill(pid, "SIGSTOP");
-  await new Deno.Command("stty", { args: ["-F", terminal, "sane"] }).output();
+  await setTerminal(pid, "sane");
   Deno.kill(pid, "SIGCONT");
   await new Promise((resolve) => setTimeout(resolve, 300));
   await program.send("a\x03b\r");
