@@ -37,6 +37,13 @@ int main(void) {
       case 15: RUN("fldt %[a]", "fistps (%[r])", ""); break;
       case 16: RUN("fldt %[a]", "fistpl (%[r])", ""); break;
       case 17: RUN("fldt %[a]", "fistpll (%[r])", ""); break;
+      case 18: RUN("fldt %[a]", "f2xm1", "fstpt (%[r])"); break;
+      case 19: RUN("fldt %[b]\n fldt %[a]", "fyl2x", "fstpt (%[r])"); break;
+      case 20: RUN("fldt %[b]\n fldt %[a]", "fyl2xp1", "fstpt (%[r])"); break;
+      case 21: RUN("fldt %[b]\n fldt %[a]", "fpatan", "fstpt (%[r])"); break;
+      case 22: RUN("fldt %[a]", "fptan", "fstp %%st(0)\n fstpt (%[r])"); break;
+      case 23: RUN("fldt %[a]", "fsin", "fstpt (%[r])"); break;
+      case 24: RUN("fldt %[a]", "fcos", "fstpt (%[r])"); break;
       default: return 1;
     }
     fwrite(&o, sizeof o, 1, stdout);
