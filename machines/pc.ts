@@ -93,7 +93,7 @@ export class Pc implements Board {
     ];
     this.interrupts = partition.controllers.ioApic ? partition.interrupts : this.buildInterruptControllers();
     const reschedule: Reschedule = this.waker;
-    if (!partition.controllers.pit) this.buildTimers(reschedule);
+    const hpet = partition.controllers.pit ? null : this.buildTimers(reschedule);
 
     const acpi = new AcpiPm(
       this.file.allocate(AcpiPm.WORDS),
@@ -106,7 +106,8 @@ export class Pc implements Board {
     this.ports.map(PcPort.PM1_EVENT, AcpiPm.SIZE, acpi);
     this.timers.push(acpi);
 
-    const rtc = new RtcCmos(this.file.allocate(RtcCmos.WORDS), this.line(PcIrq.RTC), this.clock, reschedule);
+    const rtcLine = hpet ? hpet.legacyLine(this.line(PcIrq.RTC)) : this.line(PcIrq.RTC);
+    const rtc = new RtcCmos(this.file.allocate(RtcCmos.WORDS), rtcLine, this.clock, reschedule);
     this.ports.map(PcPort.RTC, 2, rtc);
     this.timers.push(rtc);
 
@@ -213,15 +214,17 @@ export class Pc implements Board {
     return new InterruptRouter(pic, ioApic, bus);
   }
 
-  /** Ours, for a platform without: 8254 and HPET. */
-  private buildTimers(reschedule: Reschedule): void {
-    const pit = new Pit(this.file.allocate(Pit.WORDS), this.line(PcIrq.PIT), this.clock, reschedule);
-    this.ports.map(PcPort.PIT, 4, pit);
-    this.ports.map(PcPort.PIT_CONTROL, 1, pit.control);
+  /** Ours, for a platform without: 8254 and HPET, whose legacy mode takes the lines of 8254 and clock. */
+  private buildTimers(reschedule: Reschedule): Hpet {
     const hpet = new Hpet(this.file.allocate(Hpet.WORDS), this.interrupts, this.clock, reschedule);
     this.memory.map(PcAddress.HPET, Hpet.SIZE, hpet);
-    this.timers.push(pit, hpet);
-    this.resettable.push(pit, hpet);
+    const line = hpet.legacyLine(this.line(PcIrq.PIT));
+    const pit = new Pit(this.file.allocate(Pit.WORDS), line, this.clock, reschedule);
+    this.ports.map(PcPort.PIT, 4, pit);
+    this.ports.map(PcPort.PIT_CONTROL, 1, pit.control);
+    this.timers.push(hpet, pit);
+    this.resettable.push(hpet, pit);
+    return hpet;
   }
 
   private addVirtio(device: VirtioDevice): void {
