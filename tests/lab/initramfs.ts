@@ -1,8 +1,9 @@
 /** What the lab's Linux boots from: one initramfs out of three parts, of which only the smallest changes often. */
 import { cached, digest, ROOT } from "../guests/cache.ts";
-import { text, TOOL_ENV } from "../guests/command.ts";
+import { TOOL_ENV } from "../guests/command.ts";
 import { busyboxEntries, cpio, type Entry } from "../guests/initramfs.ts";
 import { type DebianKernel, moduleFiles } from "../guests/kernel.ts";
+import { sharedLibraries } from "./programs.ts";
 
 const KVM_MODULES = ["irqbypass", "kvm", "kvm-amd"];
 const DISK_MODULES = ["virtio_pci", "virtio_blk"];
@@ -39,11 +40,10 @@ async function denoPart(): Promise<string> {
   const { size, mtime } = await Deno.stat(program);
   const key = await digest(program, `${size} ${mtime?.getTime()}`, Deno.version.deno);
   return await cached(`lab/deno_${Deno.version.deno}_${key}.cpio`, async (path) => {
-    const libraries = (await text(["ldd", program])).matchAll(/(?:=> )?(\/\S+) \(0x/g);
-    const entries: Entry[] = [{ path: "usr/bin/deno", data: await Deno.readFile(program), mode: 0o755 }];
-    for (const [, library] of libraries) {
-      entries.push({ path: library, data: await Deno.readFile(library), mode: 0o755 });
-    }
+    const entries: Entry[] = [
+      { path: "usr/bin/deno", data: await Deno.readFile(program), mode: 0o755 },
+      ...await sharedLibraries(program),
+    ];
     await Deno.writeFile(path, cpio(entries));
   });
 }

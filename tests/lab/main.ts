@@ -4,12 +4,15 @@
  *   deno task lab               the short form, as CI runs it
  *   deno task lab --long        everything: two processors, shadow paging, a whole Debian, instructions per exit
  *   deno task lab --only=WORD   those suites with WORD in their names
- *   deno task lab run [--shadow] [--cpus=N] [--memory=SIZE] [--disk=FILE]... [--icount] [--seconds=N] COMMAND...
- *                               any command in the lab, in the root of the repository
+ *   deno task lab run [OPTION]... COMMAND...
+ *                               any command in the lab, in the root of the repository. Options: --shadow, --icount,
+ *                               --cpus=N, --memory=SIZE, --seconds=N, --disk=FILE (there /dev/vda and so on),
+ *                               --compile=FILE.c (there /lab/FILE), --qemu (there qemu-system-x86_64)
  */
 import { parseArgs } from "node:util";
 import { addTally, emptyTally, tallyLine } from "../tally.ts";
 import { countInstructions, lab } from "./lab.ts";
+import { compiled, qemuEntries } from "./programs.ts";
 import { suites } from "./suites.ts";
 
 async function runCommand(args: string[]): Promise<number> {
@@ -23,11 +26,15 @@ async function runCommand(args: string[]): Promise<number> {
       memory: { type: "string", default: "1536M" },
       seconds: { type: "string", default: "300" },
       disk: { type: "string", multiple: true, default: [] },
+      compile: { type: "string", multiple: true, default: [] },
+      qemu: { type: "boolean", default: false },
     },
   });
   const script = positionals.join(" ");
   if (!script) throw new Error("lab run: no command given");
-  const common = { kvm: values.shadow ? "shadow" : "npt", memory: values.memory, echo: true } as const;
+  const files = await Promise.all(values.compile.map(compiled));
+  if (values.qemu) files.push(...await qemuEntries());
+  const common = { kvm: values.shadow ? "shadow" : "npt", memory: values.memory, files, echo: true } as const;
   if (values.icount) return (await countInstructions(script, Number(values.seconds), common)).code;
   await using machine = await lab({ ...common, cpus: Number(values.cpus), disks: values.disk });
   return (await machine.run(script, Number(values.seconds))).code;
