@@ -60,9 +60,8 @@ function type1Entries(
       problems.push(one("efi") ? `starts the EFI program ${one("efi")}, not a kernel` : "names no kernel");
     }
     const architecture = one("architecture").toLowerCase();
-    if (architecture !== "" && architecture !== OUR_ARCHITECTURE) {
-      problems.push(`is for another architecture: ${architecture}`);
-    }
+    const foreign = architecture !== "" && architecture !== OUR_ARCHITECTURE;
+    if (foreign) problems.push(`is for another architecture: ${architecture}`);
     if (triesLeft === 0) problems.push("boot counting marked it bad");
     // GRUB takes several initrds on one line too, and variables among them.
     const initrds = (fields.get("initrd") ?? []).flatMap((value) => expand(value).split(/\s+/)).filter((path) =>
@@ -74,7 +73,7 @@ function type1Entries(
         title: one("title") || id,
         id,
         partition: volume.partition,
-        kernel: linux === "" ? null : { partition: volume.partition, path: joinPath(root, expand(linux)) },
+        kernel: linux === "" || foreign ? null : { partition: volume.partition, path: joinPath(root, expand(linux)) },
         initrds: initrds.map((path) => ({ partition: volume.partition, path: joinPath(root, path) })),
         commandLine: (fields.get("options") ?? []).map(expand).join(" ").trim(),
         isDefault: false,
