@@ -123,6 +123,16 @@ const UNKNOWN: Omit<KernelImage, "bytes"> = {
 
 function identify(bytes: Uint8Array, depth: number): KernelImage {
   const base: KernelImage = { ...UNKNOWN, bytes };
+  const packed = sniff(bytes);
+  if (packed !== "none" && depth === 0) {
+    try {
+      const inner = identify(decompress(bytes).data, depth + 1);
+      if (inner.format !== "unknown") return { ...inner, compression: packed };
+    } catch (error) {
+      if (!(error instanceof CompressionError)) throw error;
+      return { ...base, compression: packed, problem: `the kernel file could not be unpacked: ${error.message}` };
+    }
+  }
   if (bytes.length < 64) return { ...base, problem: bytes.length === 0 ? "the kernel file is empty" : base.problem };
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
 
@@ -206,17 +216,7 @@ function identify(bytes: Uint8Array, depth: number): KernelImage {
     };
   }
 
-  const packed = sniff(bytes);
-  if (packed !== "none" && depth === 0) {
-    try {
-      const inner = identify(decompress(bytes).data, depth + 1);
-      if (inner.format !== "unknown") return { ...inner, compression: packed };
-    } catch (error) {
-      if (!(error instanceof CompressionError)) throw error;
-      return { ...base, compression: packed, problem: `the kernel file could not be unpacked: ${error.message}` };
-    }
-  }
-  return { ...base, compression: packed };
+  return base;
 }
 
 /**

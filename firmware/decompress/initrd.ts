@@ -106,7 +106,7 @@ export function unpackInitrd(bytes: Uint8Array, limit = DEFAULT_LIMIT): Unpacked
       break;
     }
   }
-  if (pieces.length === 1 && formats.length === 1) return { data: pieces[0], formats, problems };
+  if (pieces.length === 1) return { data: pieces[0], formats, problems };
   const data = new Uint8Array(total);
   let to = 0;
   for (const piece of pieces) {
