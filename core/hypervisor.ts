@@ -199,6 +199,22 @@ export interface DirtyPages {
   take(region: MemoryRegion, bitmap: Uint8Array): void;
 }
 
+/** Optional power: event descriptors that are interrupt messages, for those who have nothing but a descriptor. */
+export interface MessageDescriptors {
+  /** Makes one; callable from any Worker. The vCPUs need not be stopped. */
+  create(): MessageDescriptor;
+}
+
+/** An eventfd that sends a message-signalled interrupt whenever it is written, by any process or by the kernel. */
+export interface MessageDescriptor {
+  readonly descriptor: number;
+  /** What is sent from now on; nothing is before. Arguments as {@link Interrupts.signalMessage}. */
+  route(address: number, data: number): void;
+  /** Sends it from this process. */
+  ring(): void;
+  close(): void;
+}
+
 /** A virtual machine as the platform sees it: memory, interrupts, vCPUs; no devices. */
 export interface Partition {
   readonly controllers: PlatformControllers;
@@ -207,6 +223,8 @@ export interface Partition {
   readonly doorbells: Doorbells | null;
   /** Null where the platform cannot tell. */
   readonly dirtyPages: DirtyPages | null;
+  /** Null, or not there, where an interrupt takes a call. */
+  readonly messageDescriptors?: MessageDescriptors | null;
   /** Zeroed memory for the guest, once a partition. Throws when the host has not that much. */
   allocateMemory(size: number): HostMemory;
   /** The memory of {@link allocateMemory}, in a Worker that attached. */

@@ -6,7 +6,8 @@
  */
 import { type BackendChoice, chooseBackend } from "../backends/choose.ts";
 import { type Boot, type BootOptions, loadBoot } from "../firmware/boot.ts";
-import { buildBoard, prepareBoot, RAM_HOLE_START } from "../machines/choose.ts";
+import { prepareBoot } from "../machines/boot.ts";
+import { buildBoard, RAM_HOLE_START } from "../machines/choose.ts";
 import type { Blueprint, Board, BoardConfig, BoardDisk } from "./board.ts";
 import { ByteRing } from "./byte_ring.ts";
 import { monotonicNow } from "./clock.ts";

@@ -8,7 +8,7 @@ import type { PcLayout } from "../firmware/acpi/layout.ts";
 import type { Boot } from "../firmware/boot.ts";
 import { prepareLinux } from "../firmware/linux_boot.ts";
 import { buildSmbios } from "../firmware/smbios.ts";
-import type { BootTables } from "./choose.ts";
+import type { BootTables } from "./boot.ts";
 import { PcAddress, PCI_IRQS, PcIrq, pciWindow64, PcPort } from "./pc_map.ts";
 
 const HPET_ID = 0x8086_a201;
@@ -16,7 +16,7 @@ const CMOS_CENTURY = 0x32;
 const RESET_VALUE = 6;
 const GPE0_BYTES = 4;
 
-/** As `machines/choose.ts` says of `prepareBoot`. */
+/** As `machines/boot.ts` says of `prepareBoot`. */
 export function preparePcBoot(
   boot: Boot,
   memory: GuestMemory,
