@@ -18,6 +18,7 @@ import { EventFd } from "./eventfd.ts";
 import { KvmDirtyPages } from "./dirty_pages.ts";
 import { forget, mapAnonymous, MAX_SLOTS, SharedState, viewOf } from "./shared_state.ts";
 import { isPvm } from "./probe.ts";
+import { KvmMessageDescriptors } from "./x64_routing.ts";
 import { createX64Vcpu, prepareX64 } from "./x64_platform.ts";
 
 const REGION = KvmStruct.kvm_userspace_memory_region;
@@ -41,6 +42,7 @@ export class KvmPartition implements Partition {
   readonly interrupts: Interrupts;
   readonly doorbells: Doorbells | null;
   readonly dirtyPages: KvmDirtyPages;
+  readonly messageDescriptors: KvmMessageDescriptors | null;
   private readonly creator: boolean;
   private readonly wakers: EventFd[] = [];
   private host: HostMemory | null = null;
@@ -89,6 +91,7 @@ export class KvmPartition implements Partition {
     this.interrupts = new KvmInterrupts(this);
     this.doorbells = this.extension(Kvm.CAP_IOEVENTFD) > 0 ? new KvmDoorbells(this) : null;
     this.dirtyPages = new KvmDirtyPages(this);
+    this.messageDescriptors = own && this.extension(Kvm.CAP_IRQFD) > 0 ? new KvmMessageDescriptors(vmFd, shared) : null;
     shared.attach();
   }
 

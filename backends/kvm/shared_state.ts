@@ -18,6 +18,11 @@ const LOGGING = 3;
 const FIRST_VCPU = 16;
 // Per vCPU: lock, thread id (0: not there), run page's address as a double in two words.
 const VCPU_WORDS = 4;
+/** Interrupt lines of the platform come first; message routes have the numbers after them. */
+export const FIRST_MESSAGE_ROUTE = 24;
+const MAX_MESSAGE_ROUTES = 512;
+// Per route: 1 when taken, address, data.
+const ROUTE_WORDS = 3;
 // Doubles, after the words: memory address, size, then slots of guest address, size, offset, flags.
 const SLOT_DOUBLES = 4;
 
@@ -28,10 +33,13 @@ export class SharedState {
   private readonly runPages: Float64Array;
   private readonly memoryDoubles: Float64Array;
   private readonly slots: Float64Array;
+  private readonly routes: Int32Array;
   private readonly vcpus: number;
 
   static allocate(vcpus: number): SharedArrayBuffer {
-    return new SharedArrayBuffer((FIRST_VCPU + vcpus * VCPU_WORDS) * 4 + (2 + MAX_SLOTS * SLOT_DOUBLES) * 8);
+    const doubles = 2 + MAX_SLOTS * SLOT_DOUBLES;
+    const routes = MAX_MESSAGE_ROUTES * ROUTE_WORDS;
+    return new SharedArrayBuffer((FIRST_VCPU + vcpus * VCPU_WORDS) * 4 + doubles * 8 + routes * 4);
   }
 
   constructor(buffer: SharedArrayBuffer, vcpus: number) {
@@ -42,6 +50,7 @@ export class SharedState {
     this.runPages = new Float64Array(buffer, 0, wordBytes / 8);
     this.memoryDoubles = new Float64Array(buffer, wordBytes, 2);
     this.slots = new Float64Array(buffer, wordBytes + 16, MAX_SLOTS * SLOT_DOUBLES);
+    this.routes = new Int32Array(buffer, wordBytes + 16 + this.slots.byteLength, MAX_MESSAGE_ROUTES * ROUTE_WORDS);
   }
 
   get closing(): boolean {
@@ -116,6 +125,31 @@ export class SharedState {
   slot(slot: number): MemoryRegion | null {
     const [guestAddress, size, offset, flags] = this.slots.subarray(slot * SLOT_DOUBLES, (slot + 1) * SLOT_DOUBLES);
     return size === 0 ? null : { guestAddress, size, offset, readonly: flags === Kvm.MEM_READONLY };
+  }
+
+  /** Takes a free message route, which is its interrupt number; -1 when there is none. */
+  takeRoute(): number {
+    for (let at = 0; at < this.routes.length; at += ROUTE_WORDS) {
+      if (this.routes[at] !== 0) continue;
+      this.setRoute(FIRST_MESSAGE_ROUTE + at / ROUTE_WORDS, 0, 0);
+      return FIRST_MESSAGE_ROUTE + at / ROUTE_WORDS;
+    }
+    return -1;
+  }
+  setRoute(interrupt: number, address: number, data: number): void {
+    this.routes.set([1, address, data], (interrupt - FIRST_MESSAGE_ROUTE) * ROUTE_WORDS);
+  }
+  freeRoute(interrupt: number): void {
+    this.routes[(interrupt - FIRST_MESSAGE_ROUTE) * ROUTE_WORDS] = 0;
+  }
+  /** Routes with an address: those without send nothing yet. */
+  messageRoutes(): { interrupt: number; address: number; data: number }[] {
+    const found = [];
+    for (let at = 0; at < this.routes.length; at += ROUTE_WORDS) {
+      const [taken, address, data] = this.routes.subarray(at, at + ROUTE_WORDS);
+      if (taken && address) found.push({ interrupt: FIRST_MESSAGE_ROUTE + at / ROUTE_WORDS, address, data });
+    }
+    return found;
   }
 
   /** Tells all Workers where vCPU `index` can be kicked. */

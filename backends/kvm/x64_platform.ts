@@ -4,6 +4,7 @@ import { check, Kvm, KvmStruct, libc } from "./abi.ts";
 import type { KvmPartition } from "./partition.ts";
 import { KvmX64, KvmX64Struct } from "./x64_abi.ts";
 import { type CpuidEntry, encodeCpuid, guestCpuid, supportedCpuid } from "./x64_cpuid.ts";
+import { setRouting } from "./x64_routing.ts";
 import { readMsrIndices } from "./x64_state.ts";
 import { KvmX64Vcpu } from "./x64_vcpu.ts";
 
@@ -21,6 +22,7 @@ export function prepareX64(vmFd: number, config: PartitionConfig): void {
   check(ioctlLong(vmFd, KvmX64.SET_TSS_ADDR, BigInt(RESERVED_PAGES + 0x1000)), "placing KVM's TSS");
   if (config.platformInterruptControllers !== false) {
     check(ioctl(vmFd, KvmX64.CREATE_IRQCHIP, 0), "making the interrupt controllers");
+    setRouting(vmFd, []);
     const pit = new Uint32Array(KvmX64Struct.kvm_pit_config.sizeof / 4);
     pit[0] = KvmX64.PIT_SPEAKER_DUMMY; // port 61h with channel 2's gate and output
     check(ioctlBuffer(vmFd, KvmX64.CREATE_PIT2, pit), "making the PIT");

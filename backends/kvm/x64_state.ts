@@ -62,6 +62,9 @@ const PLACED_MSRS = [
 /** MSRs that stand elsewhere in the state: FS and GS base in the segments, EFER and APIC base among the controls. */
 const ELSEWHERE = new Set([0xc000_0100, 0xc000_0101, 0xc000_0080, 0x1b]);
 
+/** Hyper-V's MSRs, which CPUID does not offer the guest; some of them are clocks. */
+const isHyperV = (index: number) => index >= 0x4000_0000 && index < 0x4000_1000;
+
 /** Moves one vCPU's state. Every struct is made once. */
 export class StateMover {
   private readonly fd: number;
@@ -272,7 +275,7 @@ export class StateMover {
   /** Those of the indices that this vCPU can read. */
   private readable(indices: readonly number[]): number[] {
     const wanted = indices.filter((index) =>
-      !ELSEWHERE.has(index) && !PLACED_MSRS.some(([placed]) => placed === index)
+      !ELSEWHERE.has(index) && !isHyperV(index) && !PLACED_MSRS.some(([placed]) => placed === index)
     );
     const result: number[] = [];
     let from = 0;

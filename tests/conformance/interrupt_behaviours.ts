@@ -120,6 +120,61 @@ export const interruptBehaviours: Behaviour[] = [
       }),
   },
   {
+    name: "a message descriptor interrupts the guest by itself, where it was routed",
+    run: (subject) =>
+      withGuest(subject, async (guest) => {
+        const { messageDescriptors } = guest.partition;
+        if (!messageDescriptors) throw new Skip("an interrupt takes a call here");
+        const [first, second] = [messageDescriptors.create(), messageDescriptors.create()];
+        second.route(LOCAL_APIC, 0x72);
+        first.route(LOCAL_APIC, 0x61);
+        guest.load(64, (code) => {
+          enableApic(code);
+          haltUntilFlag(code);
+          for (const vector of [0x61, 0x72, 0x83]) {
+            handler(guest, code, vector, (code) => {
+              code.mov("al", vector).out(0x80, "al").out(PROGRESS_PORT, "al");
+              code.mov(at({ displacement: DATA, size: 1 }), vector === 0x83 ? 1 : 0);
+            });
+          }
+          code.label("end");
+        });
+        const vcpu = await guest.vcpu();
+        const running = vcpu.run({ state: startState(64) });
+        await vcpu.waitFor(Shared.PROGRESS, 1);
+        first.ring();
+        await vcpu.waitFor(Shared.PROGRESS, 2);
+        second.ring();
+        await vcpu.waitFor(Shared.PROGRESS, 3);
+        first.route(LOCAL_APIC, 0x83);
+        first.ring();
+        const { log, end } = await running;
+        assert.equal(end, "done");
+        assert.deepEqual(log, ["out 0x80 61", "out 0x80 72", "out 0x80 83"]);
+        first.close();
+        second.close();
+      }),
+  },
+  {
+    name: "line 0 arrives at the IOAPIC's pin 2, as on any PC",
+    run: (subject) =>
+      withGuest(subject, async (guest) => {
+        guest.load(64, (code) => {
+          enableApic(code);
+          route(code, 2, 0x42, false);
+          haltUntilFlag(code);
+          handler(guest, code, 0x42, (code) => code.mov(at({ displacement: DATA, size: 1 }), 1));
+          code.label("end");
+        });
+        const vcpu = await guest.vcpu();
+        const running = vcpu.run({ state: startState(64) });
+        await vcpu.waitFor(Shared.PROGRESS, 1);
+        guest.interrupts.setLine(0, 1);
+        guest.interrupts.setLine(0, 0);
+        assert.equal((await running).end, "done");
+      }),
+  },
+  {
     name: "halt with interrupts off: a HALT exit, or a sleep that only a kick ends",
     run: (subject) =>
       withGuest(subject, async (guest) => {
@@ -175,7 +230,7 @@ export const interruptBehaviours: Behaviour[] = [
         guest.load(64, (code) => code.label("spin").out(PROGRESS_PORT, "al").jmp("spin"));
         const vcpu = await guest.vcpu();
         const running = vcpu.run({ state: startState(64) });
-        for (let i = 1; i <= 100; i++) {
+        for (let i = 1; i <= KICKS; i++) {
           guest.partition.interruptVcpu(0);
           await vcpu.waitFor(Shared.INTERRUPTED, i);
         }

@@ -9,6 +9,15 @@ const { DATA } = Layout;
 /** No CPU and no paravirtual interface has this one. */
 const UNKNOWN_MSR = 0x1234_5678;
 
+/** Whether this Linux itself runs on QEMU's software CPU, as in the lab. */
+function runsOnTcg(): boolean {
+  try {
+    return /QEMU TCG/.test(Deno.readTextFileSync("/proc/cpuinfo"));
+  } catch {
+    return false;
+  }
+}
+
 /** What may differ: time goes on. */
 function withoutTime(state: ArrayBuffer): Uint8Array {
   const copy = new Uint8Array(state.slice(0));
@@ -77,8 +86,9 @@ export const stateBehaviours: Behaviour[] = [
         set(X64.LSTAR, 0xffff_ffff_8100_0000n);
         set(X64.SFMASK, 0x4_7700n);
         set(X64.KERNEL_GS_BASE, 0xffff_8880_0000_1000n);
-        set(X64.SYSENTER_ESP, 0xffff_c900_0000_0000n);
-        set(X64.SYSENTER_EIP, 0xffff_ffff_8180_0000n);
+        // AMD's have 32 bits.
+        set(X64.SYSENTER_ESP, 0xc900_1000n);
+        set(X64.SYSENTER_EIP, 0x8180_0000n);
         for (let i = 0; i < 256; i++) view.setUint8(X64.XSAVE + 160 + i, i ^ 0x5a);
         const read = await (await guest.vcpu()).copyState(state);
         const out = new DataView(read);
@@ -219,6 +229,8 @@ export const stateBehaviours: Behaviour[] = [
   },
   {
     name: "breakpoints stop before their instruction, and it runs afterwards",
+    skip: ({ hypervisor }) =>
+      hypervisor.name === "kvm" && runsOnTcg() ? "QEMU's emulated SVM loads DR7 at VMRUN without arming it" : null,
     run: (subject) =>
       withGuest(subject, async (guest) => {
         const code = guest.load(64, (code) => {
