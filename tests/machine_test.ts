@@ -1,0 +1,120 @@
+/** A machine's life through mod.ts, on every backend that runs here, with a small kernel of our own. */
+import assert from "node:assert/strict";
+import { KEYS, testKernel } from "../cli/kernel_fixture.ts";
+import { Machine, type MachineOptions, probeBackends } from "../mod.ts";
+import { needs } from "./skip.ts";
+
+// A restricted platform refuses stock kernels, but runs this one.
+const backends = (await probeBackends()).filter(({ support }) => support.usable || support.restricted);
+needs(backends.length > 0, "a machine's life", "no backend runs here: see hv doctor");
+
+const folder = await Deno.makeTempDir({ prefix: "hv-machine-" });
+globalThis.addEventListener("unload", () => Deno.removeSync(folder, { recursive: true }));
+const kernel = `${folder}/kernel.elf`;
+await Deno.writeFile(kernel, testKernel());
+
+for (const { name: backend } of backends) {
+  const options: MachineOptions = { backend, kernel, memory: "64M" };
+  const test = (what: string, run: () => Promise<void>) =>
+    Deno.test({ name: `machine on ${backend}: ${what}`, fn: run });
+
+  test("goes from created through running to stopped, and ends as the guest says", async () => {
+    await using machine = await Machine.create(options);
+    assert.equal(machine.state, "created");
+    machine.start();
+    assert.equal(machine.state, "running");
+    assert.throws(() => machine.start(), /the machine is running/);
+    await machine.console.expect("ready");
+    await machine.console.send(KEYS.exit7);
+    assert.deepEqual(await machine.wait(), { reason: "exit", exitCode: 7, message: "the guest ended with code 7" });
+    assert.equal(machine.state, "stopped");
+    await machine.stop();
+    await machine.stop();
+  });
+
+  test("is paused and goes on where it was", async () => {
+    await using machine = await Machine.create(options);
+    machine.start();
+    await machine.console.expect("ready");
+    await machine.pause();
+    assert.equal(machine.state, "paused");
+    const before = machine.stats().exits;
+    await machine.console.send("y");
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    assert.deepEqual(machine.stats().exits, before, "a paused guest does nothing");
+    machine.start();
+    await machine.console.expect("y");
+    await machine.console.send(KEYS.powerOff);
+    assert.equal((await machine.wait()).reason, "poweroff");
+  });
+
+  test("is stopped before it ever ran, while it spins, and while it halts", async () => {
+    {
+      await using machine = await Machine.create(options);
+      await machine.stop();
+      assert.equal((await machine.wait()).reason, "stopped");
+    }
+    for (const key of [KEYS.spin, KEYS.halt]) {
+      await using machine = await Machine.create(options);
+      machine.start();
+      await machine.console.expect("ready");
+      await machine.console.send(key);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      const began = performance.now();
+      await machine.stop();
+      assert.ok(performance.now() - began < 2000, "it stopped at once");
+      assert.equal((await machine.wait()).reason, "stopped");
+    }
+  });
+
+  test("ten of them leave no descriptor, thread or mapping behind", async () => {
+    const held = () => ({
+      descriptors: [...Deno.readDirSync("/proc/self/fd")].length,
+      threads: [...Deno.readDirSync("/proc/self/task")].length,
+      guests: Deno.readTextFileSync("/proc/self/smaps").split("\n").filter((line) =>
+        /^Size: +65536 kB/.test(line)
+      ).length,
+    });
+    const once = async () => {
+      await using machine = await Machine.create(options);
+      machine.start();
+      await machine.console.expect("ready");
+    };
+    await once();
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const before = held();
+    for (let i = 0; i < 10; i++) await once();
+    // V8 gives threads and buffers of finished Workers back a moment later.
+    let after = held();
+    for (let i = 0; i < 50 && JSON.stringify(after) !== JSON.stringify(before); i++) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      after = held();
+    }
+    assert.ok(after.descriptors <= before.descriptors, `descriptors: ${before.descriptors} -> ${after.descriptors}`);
+    assert.ok(after.threads <= before.threads, `threads: ${before.threads} -> ${after.threads}`);
+    assert.ok(after.guests <= before.guests, `guest memory: ${before.guests} -> ${after.guests}`);
+  });
+}
+
+Deno.test("what cannot be made is refused in words", async () => {
+  const table: [MachineOptions, RegExp][] = [
+    [{ kernel, memory: "1M" }, /too little/],
+    [{ kernel, memory: "lots" }, /'lots' is not a size/],
+    [{ kernel, cpus: 0 }, /1 to 240 vCPUs, not 0/],
+    [{ kernel, cpus: 1.5 }, /vCPUs/],
+    [{ kernel: `${folder}/missing` }, /there is no kernel at/],
+    [{ kernel: folder }, /kernel/],
+    [{ disks: [`${folder}/missing.img`] }, /missing\.img: no such file/],
+    [{ disks: [folder] }, /director/],
+    [{}, /nothing to boot/],
+  ];
+  for (const { name: backend } of backends.slice(0, 1)) {
+    for (const [options, words] of table) {
+      await assert.rejects(Machine.create({ backend, ...options }), (error: Error) => {
+        assert.match(error.message, words);
+        assert.ok(["HvError", "DiskError", "BootError"].includes(error.name), `${error.name}: ${error.message}`);
+        return true;
+      });
+    }
+  }
+});
