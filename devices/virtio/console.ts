@@ -29,6 +29,7 @@ export interface ConsoleWires extends DataPlaneWires {
 
 // The device's own words.
 const WAITING = 0;
+const SIZE_TOLD = 1;
 
 /** A console: `hvc0` to Linux. */
 export class VirtioConsole extends VirtioDevice {
@@ -43,7 +44,7 @@ export class VirtioConsole extends VirtioDevice {
       queueSizes: [QUEUE_SIZE, QUEUE_SIZE],
       features: [FEATURE_SIZE],
       configBytes: CONFIG_BYTES,
-      words: 1,
+      words: 2,
     });
     this.size = packSize(options.columns, options.rows);
   }
@@ -51,6 +52,10 @@ export class VirtioConsole extends VirtioDevice {
   protected initializeConfig(): void {
     this.setConfig(SIZE, this.size);
     this.setConfig(1, 1); // ports
+  }
+
+  protected override deviceReset(): void {
+    this.registers.words.fill(0, this.ownWord, this.ownWord + 2);
   }
 
   /** Makes this the data plane. */
@@ -116,6 +121,12 @@ export class VirtioConsole extends VirtioDevice {
     words[progress] = 0;
     queue.advance(chain);
     queue.complete(chain.id, chain.slots, 0);
+    if (words[this.ownWord + SIZE_TOLD] === 0) {
+      // Linux reads the size of a console with one port when it changes, not when it finds the console; and it is not
+      // ready to be told before the port exists, which the first output proves.
+      words[this.ownWord + SIZE_TOLD] = 1;
+      this.transport?.signalConfig();
+    }
     return true;
   }
 }

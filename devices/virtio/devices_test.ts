@@ -218,6 +218,7 @@ Deno.test("console: both directions, a full output ring, resize", () => {
   while (console.service());
   assert.deepEqual(got, [...sent]);
   assert.equal(transmit.collect().length, 1);
+  assert.equal(machine.messages.filter((m) => m === 100).length, 1, "the first output: the driver is told the size");
 
   machine.messages.length = 0;
   console.resize(132, 43);
