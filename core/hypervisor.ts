@@ -246,6 +246,11 @@ export interface Partition {
    */
   interruptVcpu(index: number): void;
   handle(): PartitionHandle;
+  /**
+   * Brings the platform's IOAPIC, 8259s and PIT back to power-on, for a reboot; the creator's call, while no vCPU runs.
+   * Local APICs follow {@link Vcpu.setState}. Not there where the machine brings them all.
+   */
+  resetControllers?(): void;
   /** Frees all this Worker holds of the partition; the creator's call, after every vCPU is closed, ends it. */
   close(): void;
 }

@@ -19,7 +19,7 @@ import { KvmDirtyPages } from "./dirty_pages.ts";
 import { forget, mapAnonymous, MAX_SLOTS, SharedState, viewOf } from "./shared_state.ts";
 import { isPvm } from "./probe.ts";
 import { KvmMessageDescriptors } from "./x64_routing.ts";
-import { createX64Vcpu, prepareX64 } from "./x64_platform.ts";
+import { type ControllerState, createX64Vcpu, prepareX64, readControllers, writeControllers } from "./x64_platform.ts";
 
 const REGION = KvmStruct.kvm_userspace_memory_region;
 const PAGE = 4096;
@@ -44,6 +44,7 @@ export class KvmPartition implements Partition {
   readonly dirtyPages: KvmDirtyPages;
   readonly messageDescriptors: KvmMessageDescriptors | null;
   private readonly creator: boolean;
+  private readonly powerOnControllers: ControllerState | null;
   private readonly wakers: EventFd[] = [];
   private host: HostMemory | null = null;
   private closed = false;
@@ -92,6 +93,7 @@ export class KvmPartition implements Partition {
     this.doorbells = this.extension(Kvm.CAP_IOEVENTFD) > 0 ? new KvmDoorbells(this) : null;
     this.dirtyPages = new KvmDirtyPages(this);
     this.messageDescriptors = own && this.extension(Kvm.CAP_IRQFD) > 0 ? new KvmMessageDescriptors(vmFd, shared) : null;
+    this.powerOnControllers = creator && own ? readControllers(vmFd) : null;
     shared.attach();
   }
 
@@ -204,6 +206,10 @@ export class KvmPartition implements Partition {
   handle(): KvmHandle {
     const { config, kvmFd, vmFd } = this;
     return { backend: "kvm", config, kvmFd, vmFd, shared: this.shared.buffer };
+  }
+
+  resetControllers(): void {
+    if (this.powerOnControllers) writeControllers(this.vmFd, this.powerOnControllers);
   }
 
   close(): void {

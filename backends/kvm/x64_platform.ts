@@ -35,6 +35,33 @@ export function prepareX64(vmFd: number, config: PartitionConfig): void {
   }
 }
 
+/** IOAPIC, 8259s and PIT, as KVM's structs. */
+export interface ControllerState {
+  chips: Uint8Array<ArrayBuffer>[];
+  pit: Uint8Array<ArrayBuffer>;
+}
+
+/** Reads the platform's controllers. */
+export function readControllers(vmFd: number): ControllerState {
+  const { ioctlBuffer } = libc();
+  const chips = [KvmX64.IRQCHIP_PIC_MASTER, KvmX64.IRQCHIP_PIC_SLAVE, KvmX64.IRQCHIP_IOAPIC].map((id) => {
+    const chip = new Uint8Array(KvmX64Struct.kvm_irqchip.sizeof);
+    chip[KvmX64Struct.kvm_irqchip.chip_id] = id;
+    check(ioctlBuffer(vmFd, KvmX64.GET_IRQCHIP, chip), "reading the interrupt controllers");
+    return chip;
+  });
+  const pit = new Uint8Array(KvmX64Struct.kvm_pit_state2.sizeof);
+  check(ioctlBuffer(vmFd, KvmX64.GET_PIT2, pit), "reading the PIT");
+  return { chips, pit };
+}
+
+/** Sets the platform's controllers. */
+export function writeControllers(vmFd: number, { chips, pit }: ControllerState): void {
+  const { ioctlBuffer } = libc();
+  for (const chip of chips) check(ioctlBuffer(vmFd, KvmX64.SET_IRQCHIP, chip), "setting the interrupt controllers");
+  check(ioctlBuffer(vmFd, KvmX64.SET_PIT2, pit), "setting the PIT");
+}
+
 let cpuid: CpuidEntry[] | null = null;
 let msrIndices: number[] | null = null;
 

@@ -175,6 +175,25 @@ export const interruptBehaviours: Behaviour[] = [
       }),
   },
   {
+    name: "the platform's controllers go back to power-on",
+    run: (subject) =>
+      withGuest(subject, async (guest) => {
+        const { partition } = guest;
+        if (!partition.resetControllers || !partition.controllers.ioApic) throw new Skip("the machine brings them all");
+        const tell = (code: Assembler) => {
+          store(code, IO_APIC, 0x10 + 5 * 2).mov("eax", at({ base: "rbx", displacement: 0x10 })).out(0x80, "eax");
+        };
+        const { log } = await guest.run(64, (code) => {
+          route(code, 5, 0x45, true);
+          tell(code);
+        });
+        assert.deepEqual(log, ["out 0x80 45800000"]);
+        partition.resetControllers();
+        // Masked (82093AA datasheet, 3.2.4).
+        assert.deepEqual((await guest.run(64, tell)).log, ["out 0x80 00000100"]);
+      }),
+  },
+  {
     name: "halt with interrupts off: a HALT exit, or a sleep that only a kick ends",
     run: (subject) =>
       withGuest(subject, async (guest) => {
