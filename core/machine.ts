@@ -290,6 +290,7 @@ export class Machine {
 
   private async reboot(): Promise<void> {
     this.reboots++;
+    this.partition.resetControllers?.();
     this.board.reset();
     this.boot = await loadBoot(this.bootOptions());
     this.prepare();
