@@ -1,0 +1,279 @@
+/** The generated code of one vCPU: the core module, handlers made when first needed, and the cache of decoded blocks. */
+import "./isa/all.ts";
+import { defineExternal } from "./cpu/external.ts";
+import { defineInterrupts } from "./cpu/interrupts.ts";
+import { defineMmu } from "./cpu/mmu.ts";
+import { defineSegments } from "./cpu/segments.ts";
+import { defineTransfers } from "./cpu/transfer.ts";
+import type { Target } from "./cpu_function.ts";
+import { defineFlagFunctions } from "./flags.ts";
+import { BlockAssembler, type HandlerSource } from "./interpreter/assemble.ts";
+import { defineHandler, type HandlerEmitter } from "./interpreter/handler.ts";
+import { defineLoop, hashOf, type InlineHandler } from "./interpreter/loop.ts";
+import { defineSystem } from "./isa/system.ts";
+import { defineWideArithmetic } from "./isa/wide.ts";
+import { Block, BlockTable, CpuArea, type Layout, Op, PageAttribute, Shared, State, Tlb } from "./layout.ts";
+import { setMemory64 } from "./wasm/memory.ts";
+import { Module } from "./wasm/module.ts";
+
+/** What the generated code asks of JavaScript. */
+export interface Imports {
+  cpuid(): void;
+  access_msr(index: number, write: number): number;
+  clock(): number;
+  task_priority(value: number): number;
+  random_bits(): void;
+}
+
+/** What the generated code offers JavaScript. */
+export interface Exports {
+  run(budget: number): number;
+  deliver(vector: number, error: number, source: number): number;
+  flush_tlb(): void;
+  fetch_translate(linear: bigint): bigint;
+  update_mode(): void;
+  read_flags(): number;
+  write_flags(value: number, mask: number): void;
+}
+
+/** MODE_KEY's bit for blocks of one instruction. */
+export const SINGLE = 1n << 54n;
+
+interface CachedBlock {
+  address: number;
+  slot: number;
+  ops: number;
+}
+
+/** Code and caches of one vCPU. */
+export class Core implements HandlerSource {
+  readonly exports: Exports;
+  private readonly layout: Layout;
+  private readonly base: number;
+  private readonly view: DataView;
+  private readonly bytes: Uint8Array;
+  private readonly state: DataView;
+  private readonly words: Int32Array;
+  private readonly table: WebAssembly.Table;
+  private readonly pages: number;
+  private readonly target: Target;
+  private readonly linkage: Record<string, WebAssembly.ExportValue>;
+  private readonly numbers = new Map<string, number>();
+  private readonly inlined: { key: string; emit: (e: HandlerEmitter) => void }[] = [];
+  private wanted: { key: string; number: number; emit: (e: HandlerEmitter) => void }[] = [];
+  private nextHandler = 0;
+  private readonly assembler: BlockAssembler;
+  private nextBlock: number;
+  /** Blocks by page of RAM. */
+  private readonly blocksOf = new Map<number, CachedBlock[]>();
+  private readonly staleHandler: number;
+  /** Called when a page becomes code, or stops being it, so that other vCPUs follow. */
+  onCodePage: (page: number) => void = () => {};
+  onCodeWritten: (page: number) => void = () => {};
+
+  constructor(memory: WebAssembly.Memory, layout: Layout, index: number, imports: Imports, inline: string[] = []) {
+    this.layout = layout;
+    this.base = layout.cpuBase(index);
+    this.view = new DataView(memory.buffer);
+    this.bytes = new Uint8Array(memory.buffer);
+    this.state = new DataView(memory.buffer, this.base, State.BYTES);
+    this.words = new Int32Array(memory.buffer);
+    this.pages = Math.ceil(layout.total / 65536);
+    this.target = { layout, base: this.base };
+    this.table = new WebAssembly.Table({ element: "anyfunc", initial: 4096 });
+    this.assembler = new BlockAssembler(this.view, this);
+    this.nextBlock = this.base + CpuArea.BLOCKS;
+    setMemory64(layout.memory64);
+
+    void inline;
+    const module = new Module();
+    const { target } = this;
+    defineMmu(module, target);
+    defineExternal(module, target);
+    defineSegments(module, target);
+    defineInterrupts(module, target);
+    defineTransfers(module, target);
+    defineFlagFunctions(module, target);
+    defineSystem(module, target);
+    defineWideArithmetic(module, target);
+    const handlers: InlineHandler[] = this.inlined;
+    defineLoop(module, target, handlers);
+    this.linkage = {
+      memory,
+      table: this.table,
+      ...imports as unknown as Record<string, WebAssembly.ExportValue>,
+      code_written: (page: number) => this.codeWritten(page),
+    };
+    const instance = this.instantiate(module);
+    Object.assign(this.linkage, instance.exports);
+    this.exports = instance.exports as unknown as Exports;
+    this.staleHandler = this.handler("stale", (e) => e.restart());
+    this.flushHandlers();
+  }
+
+  private instantiate(module: Module): WebAssembly.Instance {
+    setMemory64(this.layout.memory64);
+    const compiled = new WebAssembly.Module(module.build(this.pages));
+    return new WebAssembly.Instance(compiled, { m: this.linkage });
+  }
+
+  handler(key: string, emit: (e: HandlerEmitter) => void): number {
+    const known = this.numbers.get(key);
+    if (known !== undefined) return known;
+    const number = this.nextHandler++;
+    this.numbers.set(key, number);
+    // The shape an emitter reads from its instruction must be that of now, so the code is made now.
+    this.wanted.push({ key, number, emit });
+    return number;
+  }
+
+  /** Compiles the handlers that were asked for since the last time. */
+  private flushHandlers(): void {
+    if (this.wanted.length === 0) return;
+    const wanted = this.wanted;
+    this.wanted = [];
+    setMemory64(this.layout.memory64);
+    const module = new Module();
+    for (const { key, emit } of wanted) defineHandler(module, this.target, key, emit);
+    const { exports } = this.instantiate(module);
+    while (this.table.length < this.nextHandler) this.table.grow(4096);
+    for (const { key, number } of wanted) this.table.set(number, exports[key] as never);
+  }
+
+  /**
+   * Decodes the block at FETCH_LINEAR and FETCH_PHYSICAL.
+   * @param second physical address of the next page, or -1 when it cannot be fetched; asked for when needed
+   * @returns false when there is no RAM to fetch from
+   */
+  decode(physical: number, key: bigint, second: () => number): "done" | "fault" | "not RAM" {
+    const host = this.hostOf(physical);
+    if (host < 0) return "not RAM";
+    const pageBytes = 4096 - (physical & 4095);
+    const mode = Number((key >> 52n) & 3n);
+    const bits = mode === 2 ? 64 : mode === 1 ? 32 : 16;
+    const limit = key & SINGLE ? 1 : undefined;
+    if (this.nextBlock + 65536 > this.base + CpuArea.BLOCKS + CpuArea.BLOCKS_BYTES) this.dropAll();
+    const address = this.nextBlock;
+    const code = this.bytes.subarray(host, host + pageBytes);
+    // HAS_CODE comes first: what is stored after the bytes were read must be noticed.
+    const page = this.markCode(host);
+    let made = this.assembler.assemble(address + Block.OPS, code, pageBytes, bits, limit);
+    let secondPage = -1;
+    if (made === null) {
+      secondPage = second();
+      if (secondPage < 0) return "fault";
+      const secondHost = this.hostOf(secondPage);
+      if (secondHost < 0) return "not RAM";
+      const joined = new Uint8Array(pageBytes + 16);
+      joined.set(code);
+      joined.set(this.bytes.subarray(secondHost, secondHost + 16), pageBytes);
+      this.markCode(secondHost);
+      made = this.assembler.assemble(address + Block.OPS, joined, pageBytes, bits, 1)!;
+    }
+    this.flushHandlers();
+    const { view } = this;
+    view.setInt32(address + Block.INSTRUCTIONS, made.instructions, true);
+    view.setInt32(address + Block.HEAT, 0, true);
+    view.setInt32(address + Block.LENGTH, made.length, true);
+    view.setInt32(address + Block.CROSSING, secondPage < 0 ? 0 : 1, true);
+    view.setBigInt64(address + Block.SECOND_PAGE, BigInt(secondPage), true);
+    const slot = this.base + CpuArea.BLOCK_TABLE + hashOf(physical | 0);
+    view.setBigUint64(slot, key, true);
+    if (this.layout.memory64) view.setBigUint64(slot + 8, BigInt(address), true);
+    else view.setUint32(slot + 8, address, true);
+    const block = { address, slot, ops: made.ops };
+    this.remember(page, block);
+    if (secondPage >= 0) this.remember(this.pageOf(this.hostOf(secondPage)), block);
+    this.nextBlock = (address + Block.OPS + made.ops * Op.BYTES + 7) & ~7;
+    return "done";
+  }
+
+  private remember(page: number, block: CachedBlock): void {
+    const list = this.blocksOf.get(page);
+    if (list) list.push(block);
+    else this.blocksOf.set(page, [block]);
+  }
+
+  private pageOf(host: number): number {
+    return Math.floor((host - this.layout.ramBase) / 4096);
+  }
+
+  /** Notes that a page holds decoded code; stores to it take the slow path from now on. */
+  private markCode(host: number): number {
+    const page = this.pageOf(host);
+    const at = this.layout.pageAttributes + page;
+    if (!(Atomics.load(this.bytes, at) & PageAttribute.HAS_CODE)) {
+      Atomics.or(this.bytes, at, PageAttribute.HAS_CODE);
+      this.flushWrites();
+      this.onCodePage(page);
+    }
+    return page;
+  }
+
+  /** Forgets which pages may be stored to. */
+  flushWrites(): void {
+    for (let privilege = 0; privilege < Tlb.PRIVILEGES; privilege++) {
+      const at = this.base + CpuArea.TLB + privilege * Tlb.BYTES + Tlb.WRITE;
+      this.bytes.fill(0xff, at, at + Tlb.BYTES - Tlb.WRITE);
+    }
+  }
+
+  /** A page with code was stored to: its blocks go. The Wasm code's import. */
+  private codeWritten(page: number): void {
+    Atomics.and(this.bytes, this.layout.pageAttributes + page, ~PageAttribute.HAS_CODE);
+    this.dropPage(page);
+    this.onCodeWritten(page);
+  }
+
+  /** Forgets the blocks of a page; a block that is running stops at its next instruction. */
+  dropPage(page: number): void {
+    const blocks = this.blocksOf.get(page);
+    if (!blocks) return;
+    this.blocksOf.delete(page);
+    for (const { address, slot, ops } of blocks) {
+      const entry = this.layout.memory64
+        ? Number(this.view.getBigUint64(slot + 8, true))
+        : this.view.getUint32(slot + 8, true);
+      if (entry === address) this.view.setBigUint64(slot, 0n, true);
+      for (let i = 0; i < ops; i++) {
+        this.view.setUint16(address + Block.OPS + i * Op.BYTES + Op.HANDLER, this.staleHandler, true);
+      }
+    }
+  }
+
+  /** Forgets all blocks. Not while one is running. */
+  dropAll(): void {
+    const at = this.base + CpuArea.BLOCK_TABLE;
+    this.bytes.fill(0, at, at + BlockTable.BYTES);
+    this.blocksOf.clear();
+    this.nextBlock = this.base + CpuArea.BLOCKS;
+  }
+
+  /** Address in the memory of a guest physical address, or -1. */
+  hostOf(physical: number): number {
+    const count = this.words[Shared.REGION_COUNT >> 2];
+    for (let i = 0; i < count; i++) {
+      const at = Shared.REGIONS + i * Shared.REGION_BYTES;
+      const start = Number(this.view.getBigUint64(at, true));
+      const size = Number(this.view.getBigUint64(at + 8, true));
+      if (physical >= start && physical < start + size) {
+        return Number(this.view.getBigUint64(at + 16, true)) + physical - start;
+      }
+    }
+    return -1;
+  }
+
+  /** How many handlers there are, for statistics. */
+  get handlers(): number {
+    return this.nextHandler;
+  }
+
+  /** Keys of the handlers, by number. */
+  get handlerKeys(): string[] {
+    return [...this.numbers.keys()];
+  }
+
+  get stateView(): DataView {
+    return this.state;
+  }
+}

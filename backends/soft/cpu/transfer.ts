@@ -1,0 +1,314 @@
+/** Far transfers, SYSCALL and its kin, control registers. */
+import { type CpuFunc, declare, defineCpuFunction, type Target } from "../cpu_function.ts";
+import { loadSlow, raise, storeSlow, Vector } from "../emitter.ts";
+import { Flag } from "../flags.ts";
+import { Reg, Seg, Segment, State } from "../layout.ts";
+import type { Module } from "../wasm/module.ts";
+import { I32, i32, I64, i64, select, Type } from "../wasm/values.ts";
+import { readFlags, setRip, setStackPointer, stackMask, writeFlags } from "./interrupts.ts";
+import { CR0, CR4, EFER, flushTlb, guard, PHYSICAL_BITS, segmentField } from "./mmu.ts";
+import {
+  Attribute,
+  attributesOf,
+  cacheSegment,
+  dpl,
+  isLong,
+  isReal,
+  loadDescriptor,
+  loadRealSegment,
+  markAccessed,
+  setSegment,
+  stackDescriptor,
+  updateMode,
+} from "./segments.ts";
+
+/** (selector, offset) */
+export const farJump = declare("far_jump", [Type.i32, Type.i64], null);
+/** (selector, offset, operand size in bytes, return address) */
+export const farCall = declare("far_call", [Type.i32, Type.i64, Type.i32, Type.i64], null);
+/** (operand size in bytes, bytes to drop) */
+export const farReturn = declare("far_return", [Type.i32, Type.i32], null);
+/** (return address) */
+export const systemCall = declare("system_call", [Type.i64], null);
+/** (operand size in bits) */
+export const systemReturn = declare("system_return", [Type.i32], null);
+export const systemEnter = declare("system_enter", [], null);
+export const systemExit = declare("system_exit", [Type.i32], null);
+/** (number, value) of CR0 CR3 CR4 */
+export const writeControl = declare("write_control", [Type.i32, Type.i64], null);
+
+const FLAT_CODE64 = 0xa09b;
+const FLAT_CODE32 = 0xc09b;
+const FLAT_DATA = 0xc093;
+
+/** What of CR4 may be set: what CPUID advertises. */
+export const CR4_ALLOWED = CR4.VME | CR4.PVI | CR4.TSD | CR4.DE | CR4.PSE | CR4.PAE | CR4.MCE | CR4.PGE | CR4.PCE |
+  CR4.OSFXSR | CR4.OSXMMEXCPT | CR4.FSGSBASE | CR4.SMEP | CR4.SMAP;
+
+export function defineTransfers(module: Module, target: Target): void {
+  const define = (name: typeof farJump, body: (f: CpuFunc) => void) => defineCpuFunction(module, target, name, body);
+
+  /** The descriptor of a direct far transfer's code segment, checked; at the same privilege. */
+  const codeSegment = (f: CpuFunc, selector: I32): ReturnType<CpuFunc["i64"]> => {
+    const fail = (vector: number) => {
+      f.do(raise, vector, selector.and(0xfffc));
+      f.return();
+    };
+    f.if(selector.has(0xfffc).eqz(), () => fail(Vector.GP));
+    const descriptor = f.i64(f.call64(loadDescriptor, selector, Vector.GP));
+    guard(f);
+    const attributes = f.i32(attributesOf(descriptor));
+    const cpl = f.s32(State.CPL);
+    // Gates and task switches are not offered.
+    f.if(attributes.and(Attribute.S | Attribute.CODE).ne(Attribute.S | Attribute.CODE), () => fail(Vector.GP));
+    f.if(attributes.has(Attribute.CONFORMING), () => {
+      f.if(dpl(attributes).gtU(cpl), () => fail(Vector.GP));
+    }, () => {
+      f.if(dpl(attributes).ne(cpl).or(selector.and(3).gtU(cpl)), () => fail(Vector.GP));
+    });
+    f.if(attributes.has(Attribute.P).eqz(), () => fail(Vector.NP));
+    f.do(markAccessed, selector, descriptor);
+    guard(f);
+    return descriptor;
+  };
+  const enter = (f: CpuFunc, selector: I32, descriptor: I64, offset: I64) => {
+    f.do(cacheSegment, Seg.CS, selector.and(0xfffc).or(f.s32(State.CPL)), descriptor);
+    f.do(updateMode);
+    setRip(f, select(isLong(f), offset, offset.u32()));
+  };
+
+  define(farJump, (f) => {
+    const selector = f.parameter32(0);
+    const offset = f.parameter64(1);
+    f.if(isReal(f), () => {
+      setRip(f, offset);
+      f.do(loadRealSegment, Seg.CS, selector);
+      f.return();
+    });
+    enter(f, selector, codeSegment(f, selector), offset);
+  });
+
+  define(farCall, (f) => {
+    const selector = f.parameter32(0);
+    const offset = f.parameter64(1);
+    const bytes = f.parameter32(2);
+    const mask = f.i64(stackMask(f));
+    const base = f.i64(select(isLong(f), i64(0), f.s64(State.SEGMENTS + Seg.SS * Segment.BYTES + Segment.BASE)));
+    const narrow = f.i64(select(isLong(f), i64(-1), i64(0xffff_ffff)));
+    const sp = f.i64(f.s64(State.GPR + Reg.SP * 8));
+    const push = (value: I64) => {
+      f.set(sp, sp.sub(bytes.i64u()));
+      f.do(storeSlow, base.add(sp.and(mask)).and(narrow), bytes, value);
+      guard(f);
+    };
+    const descriptor = f.i64(0);
+    const real = f.i32(isReal(f));
+    f.if(real.eqz(), () => f.set(descriptor, codeSegment(f, selector)));
+    push(segmentField(f, Seg.CS, Segment.SELECTOR).i64u());
+    push(f.parameter64(3));
+    setStackPointer(f, sp, mask);
+    f.if(real, () => {
+      setRip(f, offset);
+      f.do(loadRealSegment, Seg.CS, selector);
+    }, () => enter(f, selector, descriptor, offset));
+  });
+
+  define(farReturn, (f) => {
+    const bytes = f.parameter32(0);
+    const drop = f.parameter32(1);
+    const mask = f.i64(stackMask(f));
+    const base = f.i64(select(isLong(f), i64(0), f.s64(State.SEGMENTS + Seg.SS * Segment.BYTES + Segment.BASE)));
+    const narrow = f.i64(select(isLong(f), i64(-1), i64(0xffff_ffff)));
+    const sp = f.i64(f.s64(State.GPR + Reg.SP * 8));
+    const pop = (): ReturnType<CpuFunc["i64"]> => {
+      const value = f.i64(f.call64(loadSlow, base.add(sp.and(mask)).and(narrow), bytes));
+      guard(f);
+      f.set(sp, sp.add(bytes.i64u()));
+      return value;
+    };
+    const rip = pop();
+    const selector = f.i32(pop().i32().and(0xffff));
+    f.set(sp, sp.add(drop.i64u()));
+    f.if(isReal(f), () => {
+      setStackPointer(f, sp, mask);
+      setRip(f, rip);
+      f.do(loadRealSegment, Seg.CS, selector);
+      f.return();
+    });
+    const fail = (vector: number, error: I32) => {
+      f.do(raise, vector, error.and(0xfffc));
+      f.return();
+    };
+    const cpl = f.i32(f.s32(State.CPL));
+    const level = f.i32(selector.and(3));
+    f.if(selector.has(0xfffc).eqz(), () => fail(Vector.GP, selector));
+    const descriptor = f.i64(f.call64(loadDescriptor, selector, Vector.GP));
+    guard(f);
+    const attributes = f.i32(attributesOf(descriptor));
+    f.if(
+      attributes.and(Attribute.S | Attribute.CODE).ne(Attribute.S | Attribute.CODE).or(level.ltU(cpl))
+        .or(
+          select(attributes.has(Attribute.CONFORMING), dpl(attributes).gtU(level), dpl(attributes).ne(level)),
+        ),
+      () => fail(Vector.GP, selector),
+    );
+    f.if(attributes.has(Attribute.P).eqz(), () => fail(Vector.NP, selector));
+    f.if(level.ne(cpl), () => {
+      const newStack = pop();
+      const stackSelector = f.i32(pop().i32().and(0xffff));
+      const to64 = f.s64(State.EFER).i32().has(EFER.LMA).and(attributes.has(Attribute.L));
+      f.if(stackSelector.has(0xfffc).eqz(), () => {
+        f.if(to64.eqz().or(level.eq(3)), () => fail(Vector.GP, i32(0)));
+        setSegment(f, Seg.SS, stackSelector, i64(0), 0, 0x1_0000);
+      }, () => {
+        const stack = f.i64(f.call64(stackDescriptor, stackSelector, level, Vector.GP));
+        guard(f);
+        f.do(cacheSegment, Seg.SS, stackSelector, stack);
+      });
+      f.set(sp, newStack.add(drop.i64u()));
+      f.set32(State.CPL, level);
+      for (const segment of [Seg.ES, Seg.DS, Seg.FS, Seg.GS]) {
+        const at = State.SEGMENTS + segment * Segment.BYTES;
+        const a = f.i32(f.s32(at + Segment.ATTRIBUTES));
+        const code = a.and(Attribute.CODE | Attribute.CONFORMING).eq(Attribute.CODE | Attribute.CONFORMING);
+        f.if(a.has(Attribute.P).and(code.eqz()).and(dpl(a).ltU(level)), () => {
+          f.set32(at + Segment.SELECTOR, 0);
+          f.set32(at + Segment.ATTRIBUTES, 0x1_0000);
+        });
+      }
+    });
+    f.do(cacheSegment, Seg.CS, selector, descriptor);
+    f.do(updateMode);
+    setStackPointer(f, sp, f.i64(stackMask(f)));
+    setRip(f, select(isLong(f), rip, rip.u32()));
+  });
+
+  const undefinedUnless = (f: CpuFunc, condition: I32) =>
+    f.if(condition.eqz(), () => {
+      f.do(raise, Vector.UD, -1);
+      f.return();
+    });
+
+  define(systemCall, (f) => {
+    undefinedUnless(f, f.s64(State.EFER).i32().has(EFER.SCE).and(isLong(f)));
+    f.set64(State.GPR + Reg.CX * 8, f.parameter64(0));
+    f.set64(State.GPR + 11 * 8, f.call32(readFlags).and(~Flag.RF).i64u());
+    f.do(writeFlags, 0, f.s64(State.SFMASK).i32().or(Flag.RF));
+    const selector = f.i32(f.s64(State.STAR).shrU(32).i32().and(0xfffc));
+    setSegment(f, Seg.CS, selector, i64(0), 0xffff_ffff, FLAT_CODE64);
+    setSegment(f, Seg.SS, selector.add(8), i64(0), 0xffff_ffff, FLAT_DATA);
+    f.set32(State.CPL, 0);
+    f.do(updateMode);
+    setRip(f, f.s64(State.LSTAR));
+  });
+
+  define(systemReturn, (f) => {
+    undefinedUnless(f, f.s64(State.EFER).i32().has(EFER.SCE).and(isLong(f)));
+    const wide = f.i32(f.parameter32(0).eq(64));
+    const rip = f.i64(f.s64(State.GPR + Reg.CX * 8));
+    f.if(f.s32(State.CPL).or(wide.and(rip.shl(16).shrS(16).ne(rip))), () => {
+      f.do(raise, Vector.GP, 0);
+      f.return();
+    });
+    const all = Flag.ARITHMETIC | Flag.TF | Flag.IF | Flag.DF | Flag.IOPL | Flag.NT | Flag.AC | Flag.ID | Flag.RF;
+    f.do(writeFlags, f.s64(State.GPR + 11 * 8).i32().and(~Flag.RF), all);
+    const base = f.i32(f.s64(State.STAR).shrU(48).i32());
+    f.if(wide, () => {
+      setSegment(f, Seg.CS, base.add(16).or(3), i64(0), 0xffff_ffff, FLAT_CODE64 | Attribute.DPL);
+      setRip(f, rip);
+    }, () => {
+      setSegment(f, Seg.CS, base.or(3), i64(0), 0xffff_ffff, FLAT_CODE32 | Attribute.DPL);
+      setRip(f, rip.u32());
+    });
+    setSegment(f, Seg.SS, base.add(8).or(3), i64(0), 0xffff_ffff, FLAT_DATA | Attribute.DPL);
+    f.set32(State.CPL, 3);
+    f.do(updateMode);
+  });
+
+  define(systemEnter, (f) => {
+    const selector = f.i32(f.s64(State.SYSENTER_CS).i32().and(0xfffc));
+    f.if(isReal(f).or(selector.eqz()), () => {
+      f.do(raise, Vector.GP, 0);
+      f.return();
+    });
+    f.set32(State.RFLAGS, f.s32(State.RFLAGS).and(~(Flag.IF | Flag.VM | Flag.RF)));
+    const long = f.i32(f.s64(State.EFER).i32().has(EFER.LMA));
+    f.if(long, () => setSegment(f, Seg.CS, selector, i64(0), 0xffff_ffff, FLAT_CODE64), () => {
+      setSegment(f, Seg.CS, selector, i64(0), 0xffff_ffff, FLAT_CODE32);
+    });
+    setSegment(f, Seg.SS, selector.add(8), i64(0), 0xffff_ffff, FLAT_DATA);
+    f.set32(State.CPL, 0);
+    f.do(updateMode);
+    const mask = select(long, i64(-1), i64(0xffff_ffff));
+    f.set64(State.GPR + Reg.SP * 8, f.s64(State.SYSENTER_ESP).and(mask));
+    setRip(f, f.s64(State.SYSENTER_EIP).and(mask));
+  });
+
+  define(systemExit, (f) => {
+    const selector = f.i32(f.s64(State.SYSENTER_CS).i32().and(0xfffc));
+    f.if(isReal(f).or(selector.eqz()).or(f.s32(State.CPL)), () => {
+      f.do(raise, Vector.GP, 0);
+      f.return();
+    });
+    const wide = f.i32(f.parameter32(0).eq(64));
+    const mask = f.i64(select(wide, i64(-1), i64(0xffff_ffff)));
+    f.if(wide, () => {
+      setSegment(f, Seg.CS, selector.add(32).or(3), i64(0), 0xffff_ffff, FLAT_CODE64 | Attribute.DPL);
+    }, () => {
+      setSegment(f, Seg.CS, selector.add(16).or(3), i64(0), 0xffff_ffff, FLAT_CODE32 | Attribute.DPL);
+    });
+    setSegment(
+      f,
+      Seg.SS,
+      select(wide, selector.add(40), selector.add(24)).or(3),
+      i64(0),
+      0xffff_ffff,
+      FLAT_DATA | Attribute.DPL,
+    );
+    f.set32(State.CPL, 3);
+    f.do(updateMode);
+    setRip(f, f.s64(State.GPR + Reg.DX * 8).and(mask));
+    f.set64(State.GPR + Reg.SP * 8, f.s64(State.GPR + Reg.CX * 8).and(mask));
+  });
+
+  define(writeControl, (f) => {
+    const number = f.parameter32(0);
+    const value = f.parameter64(1);
+    const fail = () => {
+      f.do(raise, Vector.GP, 0);
+      f.return();
+    };
+    const efer = f.i64(f.s64(State.EFER));
+    f.if(number.eqz(), () => {
+      const on = (bit: number) => value.has(bit);
+      f.if(on(CR0.PG).and(on(CR0.PE).eqz()).or(on(CR0.NW).and(on(CR0.CD).eqz())).or(value.shrU(32).ne(0)), fail);
+      const old = f.i64(f.s64(State.CR0));
+      f.if(on(CR0.PG).and(old.has(CR0.PG).eqz()), () => {
+        f.if(efer.has(EFER.LME), () => {
+          f.if(
+            f.s64(State.CR4).has(CR4.PAE).eqz().or(segmentField(f, Seg.CS, Segment.ATTRIBUTES).has(Attribute.L)),
+            fail,
+          );
+          f.set64(State.EFER, efer.or(EFER.LMA));
+        });
+      });
+      f.if(on(CR0.PG).eqz().and(old.has(CR0.PG)), () => {
+        f.if(isLong(f), fail);
+        f.set64(State.EFER, efer.and(~EFER.LMA));
+      });
+      f.set64(State.CR0, value.and(0xe005_003f).or(CR0.ET));
+      f.if(value.has(CR0.PE).eqz(), () => f.set32(State.CPL, 0));
+    }, () => {
+      f.if(number.eq(3), () => {
+        f.if(value.has(~((1n << BigInt(PHYSICAL_BITS)) - 1n)), fail);
+        f.set64(State.CR3, value);
+      }, () => {
+        f.if(value.has(~BigInt(CR4_ALLOWED)), fail);
+        f.if(efer.has(EFER.LMA).and(value.has(CR4.PAE).eqz()), fail);
+        f.set64(State.CR4, value);
+      });
+    });
+    f.do(flushTlb);
+    f.do(updateMode);
+  });
+}

@@ -1,0 +1,177 @@
+/** Instructions to blocks of micro-ops. */
+import { decode, DecodeFailure, type Instruction } from "../decode.ts";
+import { Vector } from "../emitter.ts";
+import { Op, Reg, Seg } from "../layout.ts";
+import { type HandlerEmitter, handlerKey, registerFieldsOf } from "./handler.ts";
+
+/** Finds or makes handlers. */
+export interface HandlerSource {
+  /** The number of the handler with this key, made with `emit` if there is none yet. */
+  handler(key: string, emit: (e: HandlerEmitter) => void): number;
+}
+
+/** Most instructions in a block. */
+const MAXIMUM = 64;
+
+/** What {@link BlockAssembler.assemble} made. */
+export interface AssembledBlock {
+  instructions: number;
+  /** Bytes of code. */
+  length: number;
+  /** Bytes of it in the next page. */
+  crossing: boolean;
+  /** Micro-ops. */
+  ops: number;
+}
+
+/** Decodes straight-line code and writes micro-ops. */
+export class BlockAssembler {
+  /** The decoded instructions of the last block. */
+  readonly decoded: Instruction[] = [];
+
+  constructor(private readonly view: DataView, private readonly handlers: HandlerSource) {}
+
+  /**
+   * Writes micro-ops for the code in `bytes` at `at`.
+   * @param bytes the code, as far as it may be looked at
+   * @param pageBytes how many of them lie in the first page
+   * @param limit most instructions
+   * @returns null when the bytes end before the first instruction does
+   */
+  assemble(
+    at: number,
+    bytes: Uint8Array,
+    pageBytes: number,
+    mode: 16 | 32 | 64,
+    limit = MAXIMUM,
+  ): AssembledBlock | null {
+    let offset = 0;
+    let ops = 0;
+    let instructions = 0;
+    this.decoded.length = 0;
+    let open = true;
+    while (open && instructions < limit && offset < pageBytes) {
+      // Only a block's first instruction may reach into the next page: then it stands alone.
+      const instruction = decode(bytes, offset, instructions === 0 ? bytes.length - offset : pageBytes - offset, mode);
+      if (typeof instruction === "number") {
+        if (instruction === DecodeFailure.TRUNCATED) {
+          if (instructions === 0) return null;
+          break;
+        }
+        const vector = instruction === DecodeFailure.UNDEFINED ? Vector.UD : Vector.GP;
+        const handler = this.handlers.handler(`raise${vector}`, (e) => e.raise(vector, vector === Vector.GP ? 0 : -1));
+        this.writeOp(at + ops++ * Op.BYTES, handler, offset, 1);
+        instructions++;
+        open = false;
+        offset += 1;
+        break;
+      }
+      const crossing = offset + instruction.length > pageBytes;
+      ops += this.writeInstruction(at + ops * Op.BYTES, instruction, offset);
+      this.decoded.push(instruction);
+      instructions++;
+      offset += instruction.length;
+      open = !instruction.row.ends;
+      if (crossing) {
+        this.writeEnd(at + ops++ * Op.BYTES, offset);
+        return { instructions, length: offset, crossing: true, ops };
+      }
+    }
+    this.writeEnd(at + ops++ * Op.BYTES, offset);
+    return { instructions, length: offset, crossing: false, ops };
+  }
+
+  private writeOp(at: number, handler: number, offset: number, length: number): void {
+    const { view } = this;
+    for (let i = 0; i < Op.BYTES; i += 4) view.setUint32(at + i, 0, true);
+    view.setUint16(at + Op.HANDLER, handler, true);
+    view.setUint16(at + Op.OFFSET, offset, true);
+    view.setUint8(at + Op.LENGTH, length);
+    view.setUint8(at + Op.BASE, Reg.ZERO * 8);
+    view.setUint8(at + Op.INDEX, Reg.ZERO * 8);
+  }
+
+  /** The micro-op that goes on behind the block. */
+  private writeEnd(at: number, offset: number): void {
+    this.writeOp(at, this.handlers.handler("end", (e) => e.restart()), offset, 0);
+  }
+
+  private writeInstruction(at: number, i: Instruction, offset: number): number {
+    const { view } = this;
+    let ops = 0;
+    const memory = i.operands.find((o) => o.kind === "m");
+    let viaEa = false;
+    if (memory) {
+      const lea = i.row.name === "lea";
+      const based = !lea && (i.mode !== 64 || i.segment === Seg.FS || i.segment === Seg.GS);
+      if (based || i.addressBits !== 64 || i.absolute) {
+        // LEA has no segment: in any mode it takes the 64-bit way of computing, cut to the address size.
+        const segment = lea ? Seg.DS : i.segment;
+        const mode = lea ? 64 : i.mode;
+        const key = `address/${i.addressBits}/${mode === 64 ? (based ? segment : "") : `legacy${segment}`}`;
+        const number = this.handlers.handler(key, (e) => {
+          e.bits = 64;
+          e.mode = mode;
+          e.emitAddress(i.addressBits, mode, segment);
+        });
+        this.writeOp(at, number, offset, i.length);
+        this.writeAddress(at, i, offset);
+        view.setInt32(at + Op.IMMEDIATE, view.getInt32(at + Op.DISPLACEMENT, true), true);
+        view.setInt32(at + Op.IMMEDIATE + 4, i.absolute ? i.displacementHigh : i.displacement >> 31, true);
+        view.setUint8(at + Op.R0, Math.max(1, memory.bits >> 3));
+        view.setUint8(at + Op.R1, writes(i) ? 1 : 0);
+        ops++;
+        viaEa = true;
+      }
+    }
+    const handler = this.handlers.handler(handlerKey(i), (e) => {
+      e.shape(i);
+      i.row.emit(e);
+    });
+    const place = at + ops * Op.BYTES;
+    this.writeOp(place, handler, offset, i.length);
+    view.setUint8(place + Op.AUX, i.segment < 0 ? Seg.DS : i.segment);
+    if (viaEa) view.setUint8(place + Op.BASE, Reg.EA * 8);
+    else if (memory) this.writeAddress(place, i, offset);
+    const fields = registerFieldsOf(i);
+    let immediates = 0;
+    i.operands.forEach((operand, index) => {
+      switch (operand.kind) {
+        case "r":
+          view.setUint8(place + fields[index], operand.high ? (operand.register - 4) * 8 + 1 : operand.register * 8);
+          break;
+        case "x":
+        case "q":
+          view.setUint8(place + fields[index], operand.register * 16);
+          break;
+        case "i":
+          if (immediates++ === 0) {
+            view.setInt32(place + Op.IMMEDIATE, operand.low, true);
+            view.setInt32(place + Op.IMMEDIATE + 4, operand.highWord, true);
+          } else view.setInt32(place + Op.DISPLACEMENT, operand.low, true);
+          break;
+        case "j": {
+          const target = BigInt(operand.low) + BigInt(offset + i.length);
+          view.setBigInt64(place + Op.IMMEDIATE, target, true);
+          view.setInt32(place + Op.DISPLACEMENT, offset + i.length, true);
+          break;
+        }
+      }
+    });
+    return ops + 1;
+  }
+
+  private writeAddress(at: number, i: Instruction, offset: number): void {
+    const { view } = this;
+    view.setUint8(at + Op.BASE, (i.relative ? Reg.RIP : i.base) * 8);
+    view.setUint8(at + Op.INDEX, i.index * 8);
+    view.setUint8(at + Op.SCALE, i.scale);
+    // RIP in the state is the block's: the distance to the next instruction goes into the displacement.
+    view.setInt32(at + Op.DISPLACEMENT, i.relative ? i.displacement + offset + i.length : i.displacement, true);
+  }
+}
+
+/** Whether the instruction may write its memory operand: read-only segments matter then. */
+function writes(i: Instruction): boolean {
+  return i.operands[0]?.kind === "m" && i.row.name !== "cmp" && i.row.name !== "test" && !i.row.ends;
+}

@@ -1,0 +1,138 @@
+/**
+ * The interpreter's loop: finds the block for RIP, runs its micro-ops, delivers exceptions, until the budget is used up
+ * or something wants JavaScript.
+ */
+import { type CpuFunc, declare, defineCpuFunction, type Target } from "../cpu_function.ts";
+import { Leave } from "../cpu/external.ts";
+import { deliver, Source } from "../cpu/interrupts.ts";
+import { fetchTranslate } from "../cpu/mmu.ts";
+import { Fault } from "../emitter.ts";
+import { Block, BlockTable, CpuArea, InstructionTlb, Op, State } from "../layout.ts";
+import type { Label, Local } from "../wasm/function.ts";
+import { type Pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
+import type { Module } from "../wasm/module.ts";
+import { I32, select, Type } from "../wasm/values.ts";
+import { HandlerEmitter, handlerSignature, Next } from "./handler.ts";
+
+/** (budget in instructions) -> {@link Leave}; what is left of the budget is in BUDGET. */
+export const run = declare("run", [Type.i32], Type.i32);
+
+/** A handler that stands in the loop itself. */
+export interface InlineHandler {
+  /** Emits it; runs off its end for the next micro-op. */
+  emit(e: HandlerEmitter): void;
+}
+
+/** The block table's hash of a key, as a byte offset. Decoding in JavaScript computes the same. */
+export function hashOf(physicalLow: number): number {
+  return (((physicalLow ^ (physicalLow >>> 14)) & (BlockTable.ENTRIES - 1)) * BlockTable.ENTRY) | 0;
+}
+
+/** Defines `run` with some handlers inline: handler number i is `inline[i]`, others are in the table. */
+export function defineLoop(module: Module, target: Target, inline: InlineHandler[]): void {
+  defineCpuFunction(module, target, run, (f) => {
+    const budget = f.i32(f.parameter32(0));
+    const op = f.pointer();
+    const rip = f.i64();
+    const linear = f.i64();
+    const physical = f.i64();
+    const leave = (reason: number | I32) => {
+      f.set32(State.BUDGET, budget);
+      f.return(reason);
+    };
+    f.loop((lookup: Label) => {
+      f.if(f.s64(State.ATTENTION).ne(0), () => {
+        // SHADOW counts down at every block; while it does, attention waits.
+        const shadow = f.i32(f.s32(State.SHADOW));
+        f.if(shadow, () => f.set32(State.SHADOW, shadow.sub(1)), () => leave(Leave.ATTENTION));
+      });
+      f.if(budget.leS(0), () => leave(Leave.BUDGET));
+      f.set(rip, f.s64(State.RIP));
+      f.set(linear, rip.add(f.s64(State.CODE_BASE)).and(f.s64(State.CODE_MASK)));
+      const entry = f.pointer(
+        pointerOf(linear.shrU(12 - 4).and((InstructionTlb.ENTRIES - 1) << 4)).add(f.sPointer(State.INSTRUCTION_TLB)),
+      );
+      f.if(
+        entry.i64(0).eq(linear.and(-4096)),
+        () => f.set(physical, entry.i64(8).or(linear.and(4095))),
+        () => {
+          f.set(physical, f.call64(fetchTranslate, linear));
+          f.if(f.s32(State.FAULT), () => {
+            f.set32(State.FAULT, Fault.NONE);
+            raiseNow(f, lookup, leave);
+          });
+        },
+      );
+      const low = f.i32(physical.i32());
+      const slot = f.pointer(
+        pointerOf32(low.xor(low.shrU(14)).and(BlockTable.ENTRIES - 1).shl(4)).add(f.place(CpuArea.BLOCK_TABLE)),
+      );
+      const block = f.pointer(slot.pointer(8));
+      f.if(slot.i64(0).ne(physical.or(f.s64(State.MODE_KEY))), () => {
+        f.set64(State.FETCH_LINEAR, linear);
+        f.set64(State.FETCH_PHYSICAL, physical);
+        leave(Leave.DECODE);
+      });
+      f.if(block.i32(Block.CROSSING), () => {
+        const second = f.i64(f.call64(fetchTranslate, linear.or(4095).add(1).and(f.s64(State.CODE_MASK))));
+        f.if(f.s32(State.FAULT), () => {
+          f.set32(State.FAULT, Fault.NONE);
+          raiseNow(f, lookup, leave);
+        });
+        f.if(second.ne(block.i64(Block.SECOND_PAGE)), () => {
+          f.set64(State.FETCH_LINEAR, linear);
+          f.set64(State.FETCH_PHYSICAL, physical);
+          leave(Leave.DECODE);
+        });
+      });
+      f.set(budget, budget.sub(block.i32(Block.INSTRUCTIONS)));
+      f.set(op, block.add(Block.OPS));
+      f.block((fault: Label) => {
+        f.loop((next: Label) => {
+          dispatch(f, op, inline, next, lookup, fault);
+        });
+      });
+      // FAULT is set; the instruction that set it has changed nothing.
+      const kind = f.i32(f.s32(State.FAULT));
+      f.set32(State.FAULT, Fault.NONE);
+      f.set64(State.RIP, f.s64(State.RIP).add(op.u16w(Op.OFFSET)));
+      f.if(kind.eq(Fault.EXIT), () => leave(f.s32(State.EXIT)));
+      f.brIf(lookup, kind.eq(Fault.RETRY));
+      raiseNow(f, lookup, leave);
+    });
+  });
+}
+
+function raiseNow(f: CpuFunc, lookup: Label, leave: (reason: number | I32) => void): void {
+  const failed = f.i32(f.call32(deliver, f.s32(State.VECTOR), f.s32(State.ERROR), Source.EXCEPTION));
+  f.brIf(lookup, failed.eqz());
+  leave(select(failed.eq(1), new I32([0x41, Leave.SHUTDOWN]), new I32([0x41, Leave.FAILED])));
+}
+
+function dispatch(
+  f: CpuFunc,
+  op: Local<Pointer>,
+  inline: InlineHandler[],
+  next: Label,
+  lookup: Label,
+  fault: Label,
+): void {
+  const number = f.i32(op.u16(Op.HANDLER));
+  const cases = inline.map((handler) => () => {
+    f.scoped(() => {
+      const e = new HandlerEmitter(f, op, fault, lookup);
+      handler.emit(e);
+      f.set(op, op.add(Op.BYTES));
+      f.br(next);
+    });
+  });
+  f.switch(number, cases, () => {
+    const answer = f.i32(f.callIndirect(handlerSignature(), number, op));
+    f.if(answer.eqz(), () => {
+      f.set(op, op.add(Op.BYTES));
+      f.br(next);
+    });
+    f.brIf(lookup, answer.eq(Next.BLOCK));
+    f.br(fault);
+  });
+}

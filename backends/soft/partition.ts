@@ -1,0 +1,150 @@
+/** The software CPU's partition: one shared WebAssembly.Memory, its regions, its vCPUs. */
+import { AtomicWaker } from "../../core/atomic_waker.ts";
+import type {
+  DirtyPages,
+  HostMemory,
+  Interrupts,
+  MemoryRegion,
+  Partition,
+  PartitionConfig,
+  PartitionHandle,
+  PlatformControllers,
+  Vcpu,
+  Waker,
+  WakerHandle,
+} from "../../core/hypervisor.ts";
+import { type Layout, layoutFor, PageAttribute, Shared } from "./layout.ts";
+import { Mailbox } from "./mailbox.ts";
+import { SoftVcpu } from "./vcpu.ts";
+
+const NOT_OURS: Interrupts = { setLine() {}, signalMessage() {} };
+
+export class SoftPartition implements Partition {
+  readonly controllers: PlatformControllers = { localApic: false, ioApic: false, pit: false, paravirtualClock: false };
+  readonly interrupts = NOT_OURS;
+  readonly doorbells = null;
+  readonly releaseMemory = null;
+  readonly dirtyPages: DirtyPages;
+  readonly layout: Layout;
+  private readonly config: PartitionConfig;
+  private readonly wasmMemory: WebAssembly.Memory;
+  private readonly view: DataView;
+  private readonly mailbox: Mailbox;
+
+  constructor(config: PartitionConfig, memory?: WebAssembly.Memory) {
+    this.config = config;
+    this.layout = layoutFor(config.cpus, Math.ceil(config.memory / 4096) * 4096);
+    this.wasmMemory = memory ?? makeMemory(this.layout);
+    this.view = new DataView(this.wasmMemory.buffer);
+    this.mailbox = new Mailbox(this.wasmMemory, this.layout);
+    const bytes = new Uint8Array(this.wasmMemory.buffer);
+    const attributes = this.layout.pageAttributes;
+    const ramPage = (region: MemoryRegion) => region.offset / 4096;
+    this.dirtyPages = {
+      track: (on) => {
+        if (on) this.mailbox.changeRegions();
+      },
+      take: (region, bitmap) => {
+        bitmap.fill(0);
+        const first = attributes + ramPage(region);
+        for (let page = 0; page < region.size / 4096; page++) {
+          if (Atomics.and(bytes, first + page, ~PageAttribute.DIRTY) & PageAttribute.DIRTY) {
+            bitmap[page >> 3] |= 1 << (page & 7);
+          }
+        }
+        // Every vCPU's TLB forgets what it may store to, and says so again.
+        this.mailbox.changeRegions();
+      },
+    };
+  }
+
+  allocateMemory(size: number): HostMemory {
+    if (size > this.layout.ram) throw new RangeError("more memory than the partition was made for");
+    return this.memory();
+  }
+
+  memory(): HostMemory {
+    return {
+      buffer: this.wasmMemory.buffer,
+      byteOffset: this.layout.ramBase,
+      size: this.layout.ram,
+      address: hostAddress(this.wasmMemory.buffer, this.layout.ramBase),
+    };
+  }
+
+  mapMemory(region: MemoryRegion): void {
+    const count = this.view.getUint32(Shared.REGION_COUNT, true);
+    if (count === Shared.MAXIMUM_REGIONS) throw new RangeError("too many memory regions");
+    this.writeRegion(count, region);
+    this.view.setUint32(Shared.REGION_COUNT, count + 1, true);
+    this.mailbox.changeRegions();
+  }
+
+  private writeRegion(index: number, region: MemoryRegion): void {
+    const at = Shared.REGIONS + index * Shared.REGION_BYTES;
+    this.view.setBigUint64(at, BigInt(region.guestAddress), true);
+    this.view.setBigUint64(at + 8, BigInt(region.size), true);
+    this.view.setBigUint64(at + 16, BigInt(this.layout.ramBase + region.offset), true);
+    this.view.setUint32(at + 24, region.readonly ? 1 : 0, true);
+  }
+
+  unmapMemory(region: MemoryRegion): void {
+    const count = this.view.getUint32(Shared.REGION_COUNT, true);
+    const bytes = new Uint8Array(this.wasmMemory.buffer);
+    for (let i = 0; i < count; i++) {
+      const at = Shared.REGIONS + i * Shared.REGION_BYTES;
+      if (Number(this.view.getBigUint64(at, true)) !== region.guestAddress) continue;
+      const last = Shared.REGIONS + (count - 1) * Shared.REGION_BYTES;
+      bytes.copyWithin(at, last, last + Shared.REGION_BYTES);
+      this.view.setUint32(Shared.REGION_COUNT, count - 1, true);
+      this.mailbox.changeRegions();
+      return;
+    }
+  }
+
+  createWaker(): Waker {
+    return new AtomicWaker();
+  }
+
+  attachWaker(handle: WakerHandle): Waker {
+    if (!("word" in handle)) throw new TypeError("a waker of another backend");
+    return new AtomicWaker(handle.word);
+  }
+
+  createVcpu(index: number): Vcpu {
+    return new SoftVcpu(this.wasmMemory, this.layout, index, this.mailbox);
+  }
+
+  interruptVcpu(index: number): void {
+    this.mailbox.interrupt(index);
+  }
+
+  handle(): PartitionHandle {
+    return { backend: "soft", config: this.config, memory: this.wasmMemory };
+  }
+
+  close(): void {}
+}
+
+function makeMemory(layout: Layout): WebAssembly.Memory {
+  const pages = Math.ceil(layout.total / 65536);
+  try {
+    if (layout.memory64) {
+      const descriptor = { initial: BigInt(pages), maximum: BigInt(pages), shared: true, address: "i64" };
+      return new WebAssembly.Memory(descriptor as unknown as WebAssembly.MemoryDescriptor);
+    }
+    return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+  } catch {
+    throw new RangeError(`the host has not ${Math.ceil(layout.ram / 2 ** 20)} MiB of memory for the guest`);
+  }
+}
+
+/** The address of the memory, for system calls; found through FFI where that is allowed, else 0. */
+function hostAddress(buffer: ArrayBufferLike, offset: number): number {
+  try {
+    const view = new Uint8Array(buffer as ArrayBuffer, offset, 1);
+    return Number(Deno.UnsafePointer.value(Deno.UnsafePointer.of(view)));
+  } catch {
+    return 0;
+  }
+}

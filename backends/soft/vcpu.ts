@@ -1,0 +1,587 @@
+/** The software CPU's vCPU: runs generated code, and answers what that cannot. */
+import { monotonicNow } from "../../core/clock.ts";
+import {
+  ApicEvent,
+  Exit,
+  type ExitReason,
+  type LocalInterruptController,
+  type Vcpu,
+  type VcpuFailure,
+} from "../../core/hypervisor.ts";
+import { GPR_NAMES, SEGMENT_BYTES, X64, X64_STATE_VERSION } from "../../core/x64_state.ts";
+import { Core, SINGLE } from "./core.ts";
+import { cpuid, type CpuidContext } from "./cpuid.ts";
+import { External, Leave } from "./cpu/external.ts";
+import { Source } from "./cpu/interrupts.ts";
+import { EFER } from "./cpu/mmu.ts";
+import { Flag, FlagKind } from "./flags.ts";
+import { type Layout, Reg, Seg, Segment, State } from "./layout.ts";
+import type { Mailbox } from "./mailbox.ts";
+import { readMsr, writeMsr } from "./msr.ts";
+
+/** Instructions between two looks at timers and requests. */
+const BUDGET = 100_000;
+/** Milliseconds a halted vCPU sleeps at most before it looks for {@link Vcpu} requests. */
+const NAP = 5;
+
+const Attention = { HALT: 1, WINDOW: 2, REQUEST: 4 } as const;
+const Activity = { RUNNING: 0, HALTED: 1, WAIT_FOR_SIPI: 2 } as const;
+
+export class SoftVcpu implements Vcpu {
+  readonly index: number;
+  port = 0;
+  size = 0;
+  count = 1;
+  readonly address = new Float64Array(1);
+  readonly bytes: Uint8Array;
+  readonly view: DataView;
+  dataOffset = 0;
+  msr = 0;
+  msrFault = 0;
+  readonly debug = null;
+
+  readonly core: Core;
+  private readonly state: DataView;
+  private readonly words: Int32Array;
+  private readonly mailbox: Mailbox;
+  private readonly cpus: number;
+  private apic: LocalInterruptController | null = null;
+  /** What the last exit waits for. */
+  private pending: "nothing" | "access" | "msr" = "nothing";
+  private failureReason = "";
+  private readonly scratch = new Int32Array(4);
+  private readonly msrValue = new Int32Array(2);
+  private readonly cpuidContext: CpuidContext;
+
+  constructor(memory: WebAssembly.Memory, layout: Layout, index: number, mailbox: Mailbox) {
+    this.index = index;
+    this.mailbox = mailbox;
+    this.cpus = layout.cpus;
+    const base = layout.cpuBase(index);
+    this.state = new DataView(memory.buffer, base, State.BYTES);
+    this.words = new Int32Array(memory.buffer, base, State.BYTES / 4);
+    this.bytes = new Uint8Array(memory.buffer, base, State.BYTES);
+    this.view = this.state;
+    this.cpuidContext = { index, cpus: layout.cpus, osxsave: false, x2apic: false };
+    this.core = new Core(memory, layout, index, {
+      cpuid: () => this.cpuid(),
+      access_msr: (number, write) => this.accessMsr(number, write),
+      clock: () => monotonicNow() * 1e6 % 2 ** 62,
+      task_priority: (value) => this.taskPriority(value),
+      random_bits: () => {
+        crypto.getRandomValues(this.random);
+        this.state.setInt32(State.SCRATCH, this.random[0], true);
+        this.state.setInt32(State.SCRATCH + 4, this.random[1], true);
+      },
+    });
+    this.core.onCodePage = () => mailbox.askOthersToFlush(index, () => this.serveMailbox());
+    this.core.onCodeWritten = (page) => mailbox.tellCodeWritten(index, page);
+    this.reset();
+    if (index > 0) this.state.setInt32(State.ACTIVITY, Activity.WAIT_FOR_SIPI, true);
+  }
+  private readonly random = new Int32Array(2);
+
+  attachLocalApic(controller: LocalInterruptController): void {
+    this.apic = controller;
+    this.cpuidContext.x2apic = true;
+  }
+
+  run(): ExitReason {
+    const { mailbox, index } = this;
+    mailbox.enter(index);
+    let reason = this.finishPending();
+    if (reason < 0) reason = this.runUntilExit();
+    mailbox.leave(index);
+    return reason as ExitReason;
+  }
+
+  /** Completes the last exit: its instruction runs again, alone, with the answer in the log. -1 when it is complete. */
+  private finishPending(): number {
+    if (this.pending === "nothing") return -1;
+    const { state, words } = this;
+    const wasAccess = this.pending === "access";
+    if (wasAccess) state.setInt32(State.LOG_FILLED, state.getInt32(State.LOG_FILLED, true) + 1, true);
+    for (;;) {
+      this.serveMailbox();
+      const attention = Atomics.exchange(words, State.ATTENTION >> 2, 0);
+      const shadow = state.getInt32(State.SHADOW, true);
+      state.setInt32(State.SHADOW, 0, true);
+      state.setInt32(State.LOG_INDEX, 0, true);
+      const key = state.getBigUint64(State.MODE_KEY, true);
+      state.setBigUint64(State.MODE_KEY, key | SINGLE, true);
+      const left = this.core.exports.run(1);
+      state.setBigUint64(State.MODE_KEY, state.getBigUint64(State.MODE_KEY, true) & ~SINGLE, true);
+      if (attention) Atomics.or(words, State.ATTENTION >> 2, attention);
+      if (left === Leave.DECODE || (left === Leave.ATTENTION && state.getInt32(State.BUDGET, true) > 0)) {
+        state.setInt32(State.SHADOW, shadow, true);
+        if (left === Leave.DECODE) this.decode(key | SINGLE);
+        continue;
+      }
+      if (left === Leave.EXTERNAL) return this.externalExit();
+      this.pending = "nothing";
+      state.setInt32(State.LOG_FILLED, 0, true);
+      state.setInt32(State.LOG_INDEX, 0, true);
+      return left === Leave.BUDGET || left === Leave.ATTENTION ? -1 : this.exitOf(left);
+    }
+  }
+
+  private runUntilExit(): number {
+    const { state, words, core } = this;
+    for (;;) {
+      this.serveMailbox();
+      if (this.mailbox.takeInterrupt(this.index)) return Exit.INTERRUPTED;
+      if (state.getInt32(State.ACTIVITY, true) !== Activity.RUNNING) {
+        if (!this.sleep()) return Exit.HALT;
+        if (state.getInt32(State.ACTIVITY, true) !== Activity.RUNNING) continue;
+      }
+      Atomics.store(words, State.ATTENTION >> 2, 0);
+      // Asked again after the word was cleared: a request between the two is not lost.
+      if (this.mailbox.waits(this.index)) continue;
+      const apic = this.apic;
+      if (apic !== null && apic.poll() && !this.takeInterrupts(apic)) continue;
+      const budget = state.getInt32(State.SHADOW, true) !== 0 ? 1 : BUDGET;
+      const left = core.exports.run(budget);
+      if (left === Leave.DECODE) this.decode(state.getBigUint64(State.MODE_KEY, true));
+      else if (left > Leave.ATTENTION) {
+        const reason = this.exitOf(left);
+        if (reason >= 0) return reason;
+      }
+    }
+  }
+
+  /** Turns a {@link Leave} into an exit. */
+  private exitOf(left: number): number {
+    switch (left) {
+      case Leave.EXTERNAL:
+        return this.externalExit();
+      case Leave.PAUSE:
+        this.pending = "msr";
+        return this.msrExit;
+      case Leave.SHUTDOWN:
+        return Exit.SHUTDOWN;
+      default:
+        this.failureReason = "an exception could not be delivered: its stack or tables lie in device memory";
+        return Exit.FAILED;
+    }
+  }
+  private msrExit: number = Exit.MSR_READ;
+  private msrAnswered = false;
+
+  /** Describes the access at LOG_INDEX. */
+  private externalExit(): number {
+    const { state } = this;
+    const at = State.LOG + state.getInt32(State.LOG_INDEX, true) * State.LOG_ENTRY;
+    this.pending = "access";
+    this.size = state.getInt32(at + 8, true);
+    this.dataOffset = at + 16;
+    this.count = 1;
+    const kind = state.getInt32(at + 12, true);
+    if (kind >= External.PORT_READ) this.port = state.getInt32(at, true);
+    else this.address[0] = state.getUint32(at, true) + state.getUint32(at + 4, true) * 2 ** 32;
+    switch (kind) {
+      case External.READ:
+        return Exit.MMIO_READ;
+      case External.WRITE:
+        return Exit.MMIO_WRITE;
+      case External.PORT_READ:
+        return Exit.IO_READ;
+      default:
+        return Exit.IO_WRITE;
+    }
+  }
+
+  private decode(key: bigint): void {
+    const { state, core } = this;
+    const physical = Number(state.getBigUint64(State.FETCH_PHYSICAL, true));
+    const linear = state.getBigUint64(State.FETCH_LINEAR, true);
+    const done = core.decode(physical, BigInt(physical) | key, () => {
+      const next = (linear | 4095n) + 1n;
+      const second = core.exports.fetch_translate(BigInt.asIntN(64, next & state.getBigUint64(State.CODE_MASK, true)));
+      return state.getInt32(State.FAULT, true) ? -1 : Number(second);
+    });
+    if (done === "done") return;
+    // Where no RAM answers, a fetch reads all ones: FF FF is undefined.
+    const vector = done === "fault" ? state.getInt32(State.VECTOR, true) : 6;
+    const error = done === "fault" ? state.getInt32(State.ERROR, true) : -1;
+    state.setInt32(State.FAULT, 0, true);
+    const failed = core.exports.deliver(vector, error, Source.EXCEPTION);
+    if (failed !== 0) state.setInt32(State.ACTIVITY, Activity.HALTED, true);
+    if (failed !== 0) this.shutDown = true;
+  }
+  private shutDown = false;
+
+  /** Takes what the local APIC has. False when the vCPU must be looked at anew. */
+  private takeInterrupts(apic: LocalInterruptController): boolean {
+    const { state } = this;
+    const events = apic.takeEvents();
+    if (events & ApicEvent.INIT) {
+      this.reset();
+      state.setInt32(State.ACTIVITY, Activity.WAIT_FOR_SIPI, true);
+      return false;
+    }
+    if (events & ApicEvent.NMI) state.setInt32(State.NMI_PENDING, 1, true);
+    if (state.getInt32(State.SHADOW, true) !== 0) return true;
+    if (state.getInt32(State.NMI_PENDING, true) && !state.getInt32(State.NMI_MASKED, true)) {
+      state.setInt32(State.NMI_PENDING, 0, true);
+      state.setInt32(State.NMI_MASKED, 1, true);
+      this.deliver(2);
+      return true;
+    }
+    if (!(state.getInt32(State.RFLAGS, true) & Flag.IF)) {
+      state.setInt32(State.INTERRUPT_WINDOW, 1, true);
+      return true;
+    }
+    state.setInt32(State.INTERRUPT_WINDOW, 0, true);
+    const vector = apic.acknowledge();
+    if (vector >= 0) {
+      this.deliver(vector);
+      // Another one may wait behind it.
+      state.setInt32(State.INTERRUPT_WINDOW, 1, true);
+    }
+    return true;
+  }
+
+  private deliver(vector: number): void {
+    if (this.core.exports.deliver(vector, -1, Source.EXTERNAL) !== 0) this.shutDown = true;
+  }
+
+  /** Sleeps until something happens. False when nothing but the machine can end this halt. */
+  private sleep(): boolean {
+    const { state, apic } = this;
+    if (this.shutDown) return false;
+    const waiting = state.getInt32(State.ACTIVITY, true);
+    const enabled = (state.getInt32(State.RFLAGS, true) & Flag.IF) !== 0;
+    if (apic === null) return false;
+    const doorbell = apic.doorbell;
+    const seen = Atomics.load(doorbell, 0);
+    if (apic.poll()) {
+      const events = apic.takeEvents();
+      if (events & ApicEvent.INIT) {
+        this.reset();
+        state.setInt32(State.ACTIVITY, Activity.WAIT_FOR_SIPI, true);
+      }
+      if (events & ApicEvent.STARTUP && state.getInt32(State.ACTIVITY, true) === Activity.WAIT_FOR_SIPI) {
+        this.startUp(apic.startupVector);
+        return true;
+      }
+      if (events & ApicEvent.NMI) {
+        state.setInt32(State.NMI_PENDING, 1, true);
+        if (waiting === Activity.HALTED) state.setInt32(State.ACTIVITY, Activity.RUNNING, true);
+      }
+      if (waiting === Activity.HALTED && enabled) {
+        state.setInt32(State.ACTIVITY, Activity.RUNNING, true);
+        return true;
+      }
+      if (events) return true;
+    }
+    if (waiting === Activity.HALTED && !enabled && this.cpus === 1) return false;
+    const timer = apic.timeUntilTimer();
+    const time = timer < 0 ? NAP : Math.min(timer, NAP);
+    this.mailbox.leave(this.index);
+    if (time > 0) Atomics.wait(doorbell, 0, seen, time);
+    this.mailbox.enter(this.index);
+    return true;
+  }
+
+  private startUp(vector: number): void {
+    const { state } = this;
+    const cs = State.SEGMENTS + Seg.CS * Segment.BYTES;
+    state.setInt32(cs + Segment.SELECTOR, vector << 8, true);
+    state.setBigUint64(cs + Segment.BASE, BigInt(vector << 12), true);
+    state.setBigUint64(State.RIP, 0n, true);
+    state.setInt32(State.ACTIVITY, Activity.RUNNING, true);
+    this.core.exports.update_mode();
+  }
+
+  /** Does what other vCPUs asked for. */
+  private serveMailbox(): void {
+    const { mailbox, index, core } = this;
+    if (mailbox.flushAsked(index)) {
+      core.flushWrites();
+      mailbox.acknowledgeFlush(index);
+    }
+    mailbox.takeCodeWritten(index, (page) => core.dropPage(page), () => core.dropAll());
+    if (mailbox.regionsChanged(index)) core.exports.flush_tlb();
+  }
+
+  // What generated code asks.
+
+  private cpuid(): void {
+    const { state, scratch } = this;
+    cpuid(
+      state.getInt32(State.GPR + Reg.AX * 8, true),
+      state.getInt32(State.GPR + Reg.CX * 8, true),
+      this.cpuidContext,
+      scratch,
+    );
+    [Reg.AX, Reg.BX, Reg.CX, Reg.DX].forEach((register, i) => {
+      state.setUint32(State.GPR + register * 8, scratch[i], true);
+      state.setUint32(State.GPR + register * 8 + 4, 0, true);
+    });
+  }
+
+  private accessMsr(number: number, write: number): number {
+    const { state, apic, msrValue } = this;
+    if (this.msrAnswered) {
+      this.msrAnswered = false;
+      return this.msrFault ? 1 : (this.putMsr(write), 0);
+    }
+    const ax = State.GPR + Reg.AX * 8;
+    const dx = State.GPR + Reg.DX * 8;
+    const local = number === 0x1b || number === 0x6e0 || (number >= 0x800 && number < 0x900);
+    if (local) {
+      if (apic === null) {
+        if (number !== 0x1b) return 1;
+      } else if (write) {
+        msrValue[0] = state.getInt32(ax, true);
+        msrValue[1] = state.getInt32(dx, true);
+        // End of interrupt, or a timer: another interrupt may be due.
+        Atomics.or(this.words, State.ATTENTION >> 2, Attention.WINDOW);
+        return apic.writeMsr(number, msrValue) ? 0 : 1;
+      } else {
+        if (!apic.readMsr(number, msrValue)) return 1;
+        state.setBigUint64(ax, BigInt(msrValue[0] >>> 0), true);
+        state.setBigUint64(dx, BigInt(msrValue[1] >>> 0), true);
+        return 0;
+      }
+    }
+    const context = { state, clock: monotonicNow() * 1e6 % 2 ** 62 };
+    if (write) {
+      const value = (BigInt(state.getUint32(dx, true)) << 32n) | BigInt(state.getUint32(ax, true));
+      const answer = writeMsr(context, number, value);
+      if (answer === "fault") return 1;
+      if (answer === "translation") this.core.exports.flush_tlb();
+      if (answer === "translation") this.core.exports.update_mode();
+      if (answer !== "unknown") return 0;
+    } else {
+      const value = readMsr(context, number);
+      if (value !== null) {
+        state.setBigUint64(ax, value & 0xffff_ffffn, true);
+        state.setBigUint64(dx, value >> 32n, true);
+        return 0;
+      }
+    }
+    this.msr = number | 0;
+    this.msrFault = 0;
+    this.msrExit = write ? Exit.MSR_WRITE : Exit.MSR_READ;
+    this.msrAnswered = true;
+    this.dataOffset = State.SCRATCH;
+    state.setInt32(State.SCRATCH, write ? state.getInt32(ax, true) : 0, true);
+    state.setInt32(State.SCRATCH + 4, write ? state.getInt32(dx, true) : 0, true);
+    return 2;
+  }
+
+  private putMsr(write: number): void {
+    if (write) return;
+    const { state } = this;
+    state.setBigUint64(State.GPR + Reg.AX * 8, BigInt(state.getUint32(State.SCRATCH, true)), true);
+    state.setBigUint64(State.GPR + Reg.DX * 8, BigInt(state.getUint32(State.SCRATCH + 4, true)), true);
+  }
+
+  private taskPriority(value: number): number {
+    const { apic } = this;
+    if (apic === null) return 0;
+    if (value < 0) return apic.taskPriority();
+    apic.setTaskPriority(value);
+    Atomics.or(this.words, State.ATTENTION >> 2, Attention.WINDOW);
+    return 0;
+  }
+
+  // State.
+
+  /** The state after RESET (SDM vol. 3, table 10-1). */
+  private reset(): void {
+    const { state } = this;
+    const cr0 = state.getBigUint64(State.CR0, true);
+    this.bytes.fill(0, 0, State.ATTENTION);
+    this.bytes.fill(0, State.SHADOW, State.BYTES);
+    const segment = (number: number, selector: number, base: bigint, attributes: number) => {
+      const at = State.SEGMENTS + number * Segment.BYTES;
+      state.setInt32(at + Segment.SELECTOR, selector, true);
+      state.setBigUint64(at + Segment.BASE, base, true);
+      state.setUint32(at + Segment.LIMIT, 0xffff, true);
+      state.setInt32(at + Segment.ATTRIBUTES, attributes, true);
+    };
+    for (let i = 0; i < 6; i++) segment(i, 0, 0n, 0x93);
+    segment(Seg.CS, 0xf000, 0xffff_0000n, 0x9b);
+    segment(Seg.LDTR, 0, 0n, 0x82);
+    segment(Seg.TR, 0, 0n, 0x8b);
+    state.setBigUint64(State.RIP, 0xfff0n, true);
+    state.setBigUint64(State.CR0, (cr0 & 0x6000_0000n) | (cr0 === 0n ? 0x6000_0010n : 0x10n), true);
+    state.setUint32(State.GDTR_LIMIT, 0xffff, true);
+    state.setUint32(State.IDTR_LIMIT, 0xffff, true);
+    state.setBigUint64(State.GPR + Reg.DX * 8, 0x906edn, true);
+    state.setBigUint64(State.DR + 32, 0xffff_0ff0n, true);
+    state.setBigUint64(State.DR + 40, 0x400n, true);
+    state.setBigUint64(State.PAT, 0x0007_0406_0007_0406n, true);
+    state.setBigUint64(State.MISC_ENABLE, 1n, true);
+    state.setBigUint64(State.APIC_BASE, 0xfee0_0800n | (this.index === 0 ? 0x100n : 0n), true);
+    state.setBigUint64(State.XCR0, 1n, true);
+    state.setUint32(State.MXCSR, 0x1f80, true);
+    state.setUint16(State.FCW, 0x40, true);
+    state.setUint16(State.FTW, 0xffff, true);
+    this.core.exports.flush_tlb();
+    this.core.exports.update_mode();
+  }
+
+  getState(target: ArrayBuffer): void {
+    const { state } = this;
+    const out = new DataView(target);
+    new Uint8Array(target).fill(0);
+    const copy = (to: number, from: number) => out.setBigUint64(to, state.getBigUint64(from, true), true);
+    out.setUint32(X64.VERSION, X64_STATE_VERSION, true);
+    out.setUint32(X64.ACTIVITY, state.getInt32(State.ACTIVITY, true), true);
+    for (let i = 0; i < 16; i++) copy(X64.GPR + i * 8, State.GPR + i * 8);
+    copy(X64.RIP, State.RIP);
+    out.setUint32(X64.RFLAGS, this.core.exports.read_flags(), true);
+    for (let i = 0; i < 8; i++) {
+      const from = State.SEGMENTS + i * Segment.BYTES;
+      const to = X64.SEGMENTS + i * SEGMENT_BYTES;
+      copy(to, from + Segment.BASE);
+      out.setUint32(to + 8, state.getUint32(from + Segment.LIMIT, true), true);
+      out.setUint16(to + 12, state.getUint32(from + Segment.SELECTOR, true), true);
+      out.setUint16(to + 14, state.getUint32(from + Segment.ATTRIBUTES, true), true);
+    }
+    for (const [to, from] of WORDS) copy(to, from);
+    out.setUint32(X64.GDTR_LIMIT, state.getUint32(State.GDTR_LIMIT, true), true);
+    out.setUint32(X64.IDTR_LIMIT, state.getUint32(State.IDTR_LIMIT, true), true);
+    for (let i = 0; i < 6; i++) copy(X64.DR + i * 8, State.DR + i * 8);
+    out.setBigUint64(X64.CR8, BigInt(this.apic?.taskPriority() ?? 0), true);
+    const tsc = BigInt(Math.floor(monotonicNow() * 1e6 % 2 ** 62));
+    out.setBigInt64(X64.TSC, tsc + state.getBigInt64(State.TSC_OFFSET, true), true);
+    out.setUint8(X64.INTERRUPT_SHADOW, state.getInt32(State.SHADOW, true) ? 2 : 0);
+    out.setUint8(X64.NMI_MASKED, state.getInt32(State.NMI_MASKED, true));
+    out.setUint8(X64.NMI_PENDING, state.getInt32(State.NMI_PENDING, true));
+    if (this.apic?.readMsr(0x6e0, this.msrValue)) {
+      out.setInt32(X64.TSC_DEADLINE, this.msrValue[0], true);
+      out.setInt32(X64.TSC_DEADLINE + 4, this.msrValue[1], true);
+    }
+    this.copyFpu(out, X64.XSAVE, true);
+  }
+
+  setState(source: ArrayBuffer): void {
+    const { state } = this;
+    const from = new DataView(source);
+    if (from.getUint32(X64.VERSION, true) !== X64_STATE_VERSION) throw new Error("not a state of this version");
+    const copy = (to: number, at: number) => state.setBigUint64(to, from.getBigUint64(at, true), true);
+    state.setInt32(State.ACTIVITY, from.getUint32(X64.ACTIVITY, true), true);
+    for (let i = 0; i < 16; i++) copy(State.GPR + i * 8, X64.GPR + i * 8);
+    copy(State.RIP, X64.RIP);
+    const flags = from.getUint32(X64.RFLAGS, true);
+    state.setInt32(State.FLAG_KIND, FlagKind.EXPLICIT, true);
+    state.setBigUint64(State.FLAG_A, BigInt(flags & Flag.ARITHMETIC), true);
+    state.setInt32(State.RFLAGS, flags & ~Flag.ARITHMETIC & ~2, true);
+    for (let i = 0; i < 8; i++) {
+      const to = State.SEGMENTS + i * Segment.BYTES;
+      const at = X64.SEGMENTS + i * SEGMENT_BYTES;
+      copy(to + Segment.BASE, at);
+      state.setUint32(to + Segment.LIMIT, from.getUint32(at + 8, true), true);
+      state.setUint32(to + Segment.SELECTOR, from.getUint16(at + 12, true), true);
+      const attributes = from.getUint16(at + 14, true);
+      state.setUint32(to + Segment.ATTRIBUTES, attributes | (attributes & 0x80 ? 0 : 0x1_0000), true);
+    }
+    for (const [at, to] of WORDS) copy(to, at);
+    // LMA follows from LME and PG where the writer left it out.
+    if (from.getBigUint64(X64.CR0, true) & 0x8000_0000n && from.getBigUint64(X64.EFER, true) & BigInt(EFER.LME)) {
+      state.setBigUint64(State.EFER, from.getBigUint64(X64.EFER, true) | BigInt(EFER.LMA), true);
+    }
+    state.setUint32(State.GDTR_LIMIT, from.getUint32(X64.GDTR_LIMIT, true), true);
+    state.setUint32(State.IDTR_LIMIT, from.getUint32(X64.IDTR_LIMIT, true), true);
+    for (let i = 0; i < 6; i++) copy(State.DR + i * 8, X64.DR + i * 8);
+    const tsc = BigInt(Math.floor(monotonicNow() * 1e6 % 2 ** 62));
+    state.setBigInt64(State.TSC_OFFSET, from.getBigInt64(X64.TSC, true) - tsc, true);
+    state.setInt32(State.SHADOW, from.getUint8(X64.INTERRUPT_SHADOW) ? 2 : 0, true);
+    state.setInt32(State.NMI_MASKED, from.getUint8(X64.NMI_MASKED), true);
+    state.setInt32(State.NMI_PENDING, from.getUint8(X64.NMI_PENDING), true);
+    state.setInt32(State.INTERRUPT_WINDOW, 0, true);
+    // CPL is the DPL of SS; in real mode 0.
+    const ss = state.getInt32(State.SEGMENTS + Seg.SS * Segment.BYTES + Segment.ATTRIBUTES, true);
+    const cs = state.getInt32(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.SELECTOR, true);
+    const protectedMode = (state.getUint32(State.CR0, true) & 1) !== 0;
+    state.setInt32(State.CPL, protectedMode ? (ss & 0x80 ? (ss >> 5) & 3 : cs & 3) : 0, true);
+    state.setInt32(State.FAULT, 0, true);
+    state.setInt32(State.LOG_FILLED, 0, true);
+    this.pending = "nothing";
+    this.shutDown = false;
+    this.apic?.setTaskPriority(Number(from.getBigUint64(X64.CR8, true) & 15n));
+    this.copyFpu(from, X64.XSAVE, false);
+    this.core.exports.flush_tlb();
+    this.core.exports.update_mode();
+  }
+
+  /** FXSAVE64 image (SDM vol. 1, 10.5.1) to or from the state. */
+  private copyFpu(image: DataView, at: number, out: boolean): void {
+    const { state } = this;
+    const top = (state.getUint16(State.FSW, true) >> 11) & 7;
+    if (out) {
+      image.setUint16(at, state.getUint16(State.FCW, true), true);
+      image.setUint16(at + 2, state.getUint16(State.FSW, true), true);
+      const tags = state.getUint16(State.FTW, true);
+      let abridged = 0;
+      for (let i = 0; i < 8; i++) if (((tags >> (2 * i)) & 3) !== 3) abridged |= 1 << i;
+      image.setUint8(at + 4, abridged);
+      image.setUint32(at + 24, state.getUint32(State.MXCSR, true), true);
+      image.setUint32(at + 28, 0xffff, true);
+      for (let i = 0; i < 8; i++) {
+        const from = State.X87 + ((top + i) & 7) * 16;
+        for (let b = 0; b < 10; b++) image.setUint8(at + 32 + i * 16 + b, state.getUint8(from + b));
+      }
+      for (let b = 0; b < 256; b++) image.setUint8(at + 160 + b, state.getUint8(State.XMM + b));
+      return;
+    }
+    state.setUint16(State.FCW, image.getUint16(at, true), true);
+    state.setUint16(State.FSW, image.getUint16(at + 2, true), true);
+    const newTop = (image.getUint16(at + 2, true) >> 11) & 7;
+    const abridged = image.getUint8(at + 4);
+    let tags = 0;
+    for (let i = 0; i < 8; i++) if (!(abridged & (1 << i))) tags |= 3 << (2 * i);
+    state.setUint16(State.FTW, tags, true);
+    state.setUint32(State.MXCSR, image.getUint32(at + 24, true) & 0xffff, true);
+    for (let i = 0; i < 8; i++) {
+      const to = State.X87 + ((newTop + i) & 7) * 16;
+      for (let b = 0; b < 10; b++) state.setUint8(to + b, image.getUint8(at + 32 + i * 16 + b));
+    }
+    for (let b = 0; b < 256; b++) state.setUint8(State.XMM + b, image.getUint8(at + 160 + b));
+  }
+
+  failure(): VcpuFailure {
+    const { state } = this;
+    const registers: Record<string, string> = {};
+    const hex = (at: number) => state.getBigUint64(at, true).toString(16);
+    GPR_NAMES.forEach((name, i) => registers[name] = hex(State.GPR + i * 8));
+    registers.rip = hex(State.RIP);
+    registers.cr0 = hex(State.CR0);
+    registers.cr2 = hex(State.CR2);
+    registers.cr3 = hex(State.CR3);
+    registers.cr4 = hex(State.CR4);
+    return { reason: this.failureReason, registers, instruction: new Uint8Array(0) };
+  }
+
+  close(): void {
+    this.mailbox.leave(this.index);
+  }
+}
+
+/** Fields of the portable state that are copied as they are: [portable, ours]. */
+const WORDS: readonly (readonly [number, number])[] = [
+  [X64.GDTR_BASE, State.GDTR_BASE],
+  [X64.IDTR_BASE, State.IDTR_BASE],
+  [X64.CR0, State.CR0],
+  [X64.CR2, State.CR2],
+  [X64.CR3, State.CR3],
+  [X64.CR4, State.CR4],
+  [X64.EFER, State.EFER],
+  [X64.XCR0, State.XCR0],
+  [X64.APIC_BASE, State.APIC_BASE],
+  [X64.STAR, State.STAR],
+  [X64.LSTAR, State.LSTAR],
+  [X64.CSTAR, State.CSTAR],
+  [X64.SFMASK, State.SFMASK],
+  [X64.KERNEL_GS_BASE, State.KERNEL_GS_BASE],
+  [X64.SYSENTER_CS, State.SYSENTER_CS],
+  [X64.SYSENTER_ESP, State.SYSENTER_ESP],
+  [X64.SYSENTER_EIP, State.SYSENTER_EIP],
+  [X64.PAT, State.PAT],
+  [X64.TSC_AUX, State.TSC_AUX],
+  [X64.MISC_ENABLE, State.MISC_ENABLE],
+];
