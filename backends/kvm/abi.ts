@@ -23,8 +23,7 @@ const SYMBOLS = {
   // poll.h
   ppoll: { parameters: ["buffer", "usize", "buffer", "pointer"], result: "i32" },
   // signal.h
-  pthread_sigmask: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
-  sigtimedwait: { parameters: ["buffer", "pointer", "buffer"], result: "i32" },
+  sigaction: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
   gettid: { parameters: [], result: "i32" },
   tgkill: { parameters: ["i32", "i32", "i32"], result: "i32" },
   // errno.h
@@ -109,8 +108,27 @@ export const C = {
   EFD_CLOEXEC: 0x80000,
   EFD_NONBLOCK: 0x800,
   POLLIN: 1,
-  SIG_BLOCK: 0,
+  SA_RESTART: 0x10000000,
+  SA_ONSTACK: 0x08000000,
 } as const;
+
+/** signal.h */
+export const SigAction = { sa_handler: 0, sa_mask: 8, sa_flags: 136, sizeof: 152 } as const;
+
+/** The address of a function of libc. */
+export function libcAddress(name: string): bigint {
+  const symbol = { dlsym: { parameters: ["pointer", "buffer"], result: "usize" } } as const;
+  // dlfcn.h; RTLD_DEFAULT is null. Before glibc 2.34 it stands in a library of its own.
+  for (const library of ["libc.so.6", "libdl.so.2"]) {
+    try {
+      const address = Deno.dlopen(library, symbol).symbols.dlsym(null, cString(name));
+      if (address !== 0n) return address;
+    } catch {
+      // The other one has it.
+    }
+  }
+  throw new Error(`libc has no ${name}`);
+}
 
 /** linux/kvm.h: ioctls and constants, without their prefix `KVM_`. */
 export const Kvm = {
@@ -128,7 +146,6 @@ export const Kvm = {
   IOEVENTFD: 0x4040ae79,
   SIGNAL_MSI: 0x4020aea5,
   RUN: 0xae80,
-  SET_SIGNAL_MASK: 0x4004ae8b,
   SET_GUEST_DEBUG: 0x4048ae9b,
   ENABLE_CAP: 0x4068aea3,
   GET_MP_STATE: 0x8004ae98,
@@ -238,7 +255,6 @@ export const KvmStruct = {
   kvm_irqfd: { fd: 0, gsi: 4, flags: 8, sizeof: 32 },
   kvm_ioeventfd: { datamatch: 0, addr: 8, len: 16, fd: 20, flags: 24, sizeof: 64 },
   kvm_enable_cap: { cap: 0, flags: 4, args: 8, sizeof: 104 },
-  kvm_signal_mask: { len: 0, sigset: 4 },
   kvm_mp_state: { mp_state: 0, sizeof: 4 },
   kvm_guest_debug: { control: 0, arch: 8, sizeof: 72 },
 } as const;

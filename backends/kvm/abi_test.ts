@@ -1,7 +1,7 @@
 /** Every ioctl number, constant and offset against the C compiler and the kernel's headers. */
 import assert from "node:assert/strict";
 import { needs } from "../../tests/skip.ts";
-import { C, check, cString, Errno, errno, Kvm, KvmStruct, libc } from "./abi.ts";
+import { C, check, cString, Errno, errno, Kvm, KvmStruct, libc, SigAction } from "./abi.ts";
 import { KvmX64, KvmX64Struct } from "./x64_abi.ts";
 
 function works(command: string): boolean {
@@ -33,6 +33,7 @@ Deno.test({
     constants("", C);
     constants("KVM_", Kvm);
     structs(KvmStruct);
+    structs({ sigaction: SigAction });
     if (x64) {
       constants("KVM_", KvmX64);
       structs(KvmX64Struct);

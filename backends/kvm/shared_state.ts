@@ -1,11 +1,27 @@
 /**
  * What all Workers of one partition know of it: words in a SharedArrayBuffer. Nothing here is touched between two exits.
  */
-import { C, check, Kvm, KvmStruct, libc } from "./abi.ts";
+import { C, check, Kvm, KvmStruct, libc, libcAddress, SigAction } from "./abi.ts";
 import type { MemoryRegion } from "../../core/hypervisor.ts";
 
 /** Signal that takes a vCPU out of KVM_RUN: a real-time one that neither glibc (32-34) nor Deno uses. */
 export const KICK_SIGNAL = 50;
+
+let handled = false;
+
+/**
+ * Gives the kick's signal a handler that does nothing, for the process. It need not be ours: any function of libc with
+ * one integer argument and no effect will do, and abs() is that. A signal that comes while its thread is not in KVM_RUN
+ * is then harmless, and `immediate_exit` remembers the kick.
+ */
+export function handleKicks(): void {
+  if (handled) return;
+  const action = new DataView(new ArrayBuffer(SigAction.sizeof));
+  action.setBigUint64(SigAction.sa_handler, libcAddress("abs"), true);
+  action.setInt32(SigAction.sa_flags, C.SA_RESTART | C.SA_ONSTACK, true);
+  check(libc().sigaction(KICK_SIGNAL, new Uint8Array(action.buffer), null), "handling the kick's signal");
+  handled = true;
+}
 
 /** Memory slots of one partition. */
 export const MAX_SLOTS = 256;
@@ -181,7 +197,7 @@ export class SharedState {
         8,
       );
       const bytes = new Uint8Array(page);
-      // Already 1: a signal was sent with it, and neither has been consumed. Real-time signals would queue up.
+      // Already 1: a signal was sent with it, and the vCPU has not come back from KVM_RUN since.
       if (bytes[KvmStruct.kvm_run.immediate_exit] === 0) {
         bytes[KvmStruct.kvm_run.immediate_exit] = 1;
         libc().tgkill(Deno.pid, threadId, KICK_SIGNAL);

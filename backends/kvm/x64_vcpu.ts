@@ -10,7 +10,7 @@ import {
 import { GPR_NAMES, SEGMENT_NAMES, X64, X64_STATE_BYTES } from "../../core/x64_state.ts";
 import { C, check, Errno, errno, Kvm, KvmStruct, libc, systemError } from "./abi.ts";
 import type { KvmPartition } from "./partition.ts";
-import { forget, KICK_SIGNAL, viewOf } from "./shared_state.ts";
+import { forget, handleKicks, viewOf } from "./shared_state.ts";
 import { KvmX64, KvmX64Struct } from "./x64_abi.ts";
 import { KvmX64Debug } from "./x64_debug.ts";
 import { StateMover } from "./x64_state.ts";
@@ -61,8 +61,6 @@ export class KvmX64Vcpu implements Vcpu {
   private readonly doubleWords: Uint32Array;
   private readonly halfWords: Uint16Array;
   private readonly mover: StateMover;
-  private readonly signals: Uint8Array<ArrayBuffer>;
-  private readonly noTime = new BigInt64Array(2);
   private msrPending = false;
   /** The debugger steps over a breakpoint's instruction. */
   private passing = false;
@@ -82,7 +80,7 @@ export class KvmX64Vcpu implements Vcpu {
     cpuid: Uint32Array<ArrayBuffer>,
     msrIndices: readonly number[],
   ) {
-    const { ioctl, ioctlBuffer, mmap, pthread_sigmask, gettid } = libc();
+    const { ioctl, ioctlBuffer, mmap, gettid } = libc();
     this.partition = partition;
     this.index = index;
     this.ioctl = ioctl;
@@ -111,15 +109,7 @@ export class KvmX64Vcpu implements Vcpu {
         partition.extension(KvmX64.CAP_SREGS2) > 0,
         msrIndices,
       );
-      // glibc's sigset_t: bit n - 1 is signal n.
-      this.signals = new Uint8Array(128);
-      this.signals[(KICK_SIGNAL - 1) >> 3] = 1 << ((KICK_SIGNAL - 1) & 7);
-      check(-pthread_sigmask(C.SIG_BLOCK, this.signals, null), "blocking the kick's signal");
-      // Inside KVM_RUN all signals but the kick are blocked. The kernel's own set has 8 bytes.
-      const mask = new Uint8Array(KvmStruct.kvm_signal_mask.sigset + 8).fill(0xff);
-      new Uint32Array(mask.buffer)[0] = 8;
-      mask[KvmStruct.kvm_signal_mask.sigset + ((KICK_SIGNAL - 1) >> 3)] ^= 1 << ((KICK_SIGNAL - 1) & 7);
-      check(ioctlBuffer(this.fd, Kvm.SET_SIGNAL_MASK, mask), "setting the signal mask of KVM_RUN");
+      handleKicks();
     } catch (error) {
       libc().munmap(BigInt(this.runPage), BigInt(runBytes));
       libc().close(this.fd);
@@ -195,8 +185,6 @@ export class KvmX64Vcpu implements Vcpu {
     forget(this.runBuffer);
     libc().munmap(BigInt(this.runPage), BigInt(size));
     libc().close(this.fd);
-    // A kick that came too late waits in this thread: nothing else must find it.
-    this.drainSignals();
   }
 
   /** One KVM_RUN: an exit reason, or {@link AGAIN}. */
@@ -256,16 +244,11 @@ export class KvmX64Vcpu implements Vcpu {
   }
 
   /**
-   * First the flag, then the signals: a kick in between leaves the flag set, and the next KVM_RUN returns at once.
-   * While the partition closes the flag stays, and so does every later run().
+   * A kick after this sets the flag anew, and the next KVM_RUN returns at once; one before it is answered by this exit.
+   * While the partition closes the flag stays, and every later run() returns.
    */
   private consumeKick(): void {
     this.bytes[IMMEDIATE_EXIT] = this.partition.shared.closing ? 1 : 0;
-    this.drainSignals();
-  }
-
-  private drainSignals(): void {
-    while (libc().sigtimedwait(this.signals, null, this.noTime) > 0);
   }
 
   private leaveForMsr(reason: ExitReason): ExitReason {
