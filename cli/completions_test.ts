@@ -100,20 +100,20 @@ Deno.test({
     // A zsh in a pseudo-terminal of a zsh, where Tab is pressed; it lists what it would offer.
     const { out, error } = await run("zsh", ["-f"], (file) =>
       `zmodload zsh/zpty
+       zpty -b shell zsh -f -i
+       zpty -w shell 'PS1=; unsetopt prompt_sp; unset zle_bracketed_paste; autoload -Uz compinit
+         compinit -D -u; LISTMAX=1000; bindkey "^I" list-choices
+         mark() { zle -I; print -r -- "@@""@"; }; zle -N mark; bindkey "^X" mark
+         source ${file}; print REA""DY'
+       zpty -r -m shell line '*READY*'
        press() {
-         zpty -b shell zsh -f -i
-         zpty -w shell 'PS1=; unsetopt prompt_sp zle_bracketed_paste; unset zle_bracketed_paste; autoload -Uz compinit
-           compinit -D -u; LISTMAX=1000; bindkey "^I" list-choices; source ${file}; print REA""DY'
-         zpty -r -m shell line '*READY*'
-         zpty -w -n shell "$1"$'\\t'
-         local piece all=; integer quiet=0
-         while ((quiet < 15)); do
-           if zpty -r -t shell piece; then all+=$piece; quiet=0; else sleep 0.02; ((quiet++)); fi
-         done
-         zpty -d shell
+         # Ctrl-U takes away what was typed before; the mark comes after the list.
+         zpty -w -n shell $'\\x15'"$1"$'\\t\\x18'
+         local all; zpty -r -m shell all '*@@@*'
          print -r -- "$all"; print -- ---
        }
-       ${CASES.map(([typed]) => `press ${JSON.stringify(typed)}`).join("\n")}`);
+       ${CASES.map(([typed]) => `press ${JSON.stringify(typed)}`).join("\n")}
+       zpty -d shell`);
     assert.equal(error, "");
     // deno-lint-ignore no-control-regex
     const plain = out.replace(/\x1b\[[0-9;?]*[a-zA-Z]/g, "");

@@ -31,6 +31,7 @@ const WRONG: [args: string[], sentence: string, help: string][] = [
   [["run", "d", "--backend", "kmv"], "--backend: unknown value 'kmv': did you mean 'kvm'?", "hv run"],
   [["run"], "nothing to run: name a DISK, or give a --kernel", "hv run"],
   [["run", "d", "--initrd", "i"], "--initrd goes with --kernel", "hv run"],
+  [["run", "a", "--disk", "a,readonly"], "the disk a is named twice", "hv run"],
   [["run", "a", "b"], "do not know what to do with 'b'", "hv run"],
   [["run", "--disk", "d,redonly"], "--disk d,redonly: unknown setting 'redonly': did you mean 'readonly'?", "hv run"],
   [["run", "--disk", "d,fmt"], "--disk d,fmt: unknown setting 'fmt': there is readonly, format=raw", "hv run"],

@@ -30,6 +30,8 @@ export function machineOptions(args: Arguments): MachineOptions {
   if (disks.length === 0 && kernel === undefined) {
     throw new UsageError("nothing to run: name a DISK, or give a --kernel");
   }
+  const twice = disks.find(({ path }, index) => disks.findIndex((other) => other.path === path) < index);
+  if (twice) throw new UsageError(`the disk ${twice.path} is named twice`);
   if (kernel === undefined && args.has("initrd")) throw new UsageError("--initrd goes with --kernel");
   const cpus = args.value("cpus");
   return {

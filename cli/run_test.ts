@@ -40,6 +40,64 @@ for (const { name: backend } of backends) {
     });
   }
 
+  const zeros = `${folder}/zeros.img`;
+  const arm = `${folder}/arm.elf`;
+  const refusals: [args: string[], code: number, sentence: RegExp][] = [
+    [[`${folder}/none.img`], 1, /none\.img: no such file/],
+    [[folder], 1, /is a directory/],
+    [[zeros], 1, /no kernel found on this disk/],
+    [["--kernel", `${folder}/none`], 2, /there is no kernel at/],
+    [["--kernel", zeros], 1, /not a kernel in any form hv knows/],
+    [["--kernel", arm], 1, /the kernel is for another architecture \(aarch64\)/],
+    [["--kernel", kernel, "--initrd", `${folder}/none`], 2, /there is no initrd at/],
+    [["--kernel", kernel, "--append", "x".repeat(100_000)], 1, /the command line has 100\d{3} bytes/],
+    [["--kernel", kernel, "--memory", "100T"], 2, /cannot give the guest 100 TiB: at most/],
+    [["--kernel", kernel, "--memory", "1M"], 2, /1 MiB of memory is too little/],
+    [["--kernel", kernel, "--cpus", "100000"], 2, /not 100000/],
+    [["--kernel", kernel, "--disk", "/dev/null"], 1, /neither a file nor a block device/],
+    [["--kernel", kernel, "--disk", `${zeros},format=tar`], 1, /tar/],
+  ];
+  for (const [args, code, sentence] of refusals) {
+    const title = args.join(" ").replaceAll(`${folder}/`, "").replace(folder, "FOLDER").slice(0, 60);
+    Deno.test({
+      name: `hv run on ${backend} refuses ${title} in one sentence`,
+      ignore: needs(!windows || !args.includes("/dev/null"), `hv run refuses ${title}`, "needs Unix"),
+      fn: async () => {
+        await Deno.writeFile(zeros, new Uint8Array(1 << 20));
+        await Deno.writeFile(arm, testKernel().with(18, 183));
+        const program = new Program([...HV, "run", "--backend", backend, "--timeout", "20s", ...args]);
+        assert.equal(await program.ends(), code);
+        assert.equal(program.out, "");
+        assert.match(program.error, sentence);
+        assert.match(program.error, /^hv: [^\n]+\n(hv: see 'hv run --help'\n)?$/);
+      },
+    });
+  }
+
+  Deno.test({
+    name: `hv run on ${backend} refuses a disk that another machine writes to`,
+    ignore: needs(Deno.build.os === "linux", `hv run on ${backend}: a busy disk`, "locks are tested on Linux"),
+    fn: async () => {
+      const disk = `${folder}/busy-${backend}.img`;
+      await Deno.writeFile(disk, new Uint8Array(1 << 20));
+      const owner = new Program(command("--disk", disk));
+      await owner.said("ready");
+      const second = new Program(command("--disk", disk));
+      assert.equal(await second.ends(), 1);
+      assert.match(second.error, /^hv: [^\n]*busy-[^\n]*: another process has it open; [^\n]+\n$/);
+      const reader = new Program(command("--disk", disk, "--ephemeral"));
+      assert.equal(await reader.ends(), 1);
+      assert.match(reader.error, /^hv: [^\n]*busy-[^\n]*: another process has it open for writing; [^\n]+\n$/);
+      await owner.send(KEYS.powerOff);
+      assert.equal(await owner.ends(), 0);
+
+      const readers = [1, 2].map(() => new Program(command("--disk", disk, "--ephemeral")));
+      for (const one of readers) await one.said("ready");
+      for (const one of readers) await one.send(KEYS.powerOff);
+      for (const one of readers) assert.equal(await one.ends(), 0);
+    },
+  });
+
   Deno.test(`hv run on ${backend}: a guest that resets starts again`, async () => {
     const program = new Program(command());
     await program.said("ready");
