@@ -1,7 +1,6 @@
 /** What CPUID says: exactly what the instruction table has. */
 
-/** The clock of the TSC: 1 GHz, one tick a nanosecond. */
-export const TSC_FREQUENCY = 1_000_000_000;
+import { TSC_FREQUENCY } from "../../core/clock.ts";
 
 const VENDOR = "GenuineIntel";
 const BRAND = "hv software CPU (x86-64-v2)";

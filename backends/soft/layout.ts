@@ -14,6 +14,8 @@ export const Shared = {
   REGION_COUNT: SHARED + 4,
   /** i32: raised whenever the regions change. */
   REGION_GENERATION: SHARED + 8,
+  /** f64: milliseconds (performance.timeOrigin + now) at which the TSC read 0. */
+  EPOCH: SHARED + 16,
   /** Regions of guest memory: u64 guest address, u64 bytes, u64 address in this memory, u32 read-only, u32 0. */
   REGIONS: SHARED + 64,
   REGION_BYTES: 32,

@@ -1,5 +1,6 @@
 /** The software CPU's partition: one shared WebAssembly.Memory, its regions, its vCPUs. */
 import { AtomicWaker } from "../../core/atomic_waker.ts";
+import { monotonicNow } from "../../core/clock.ts";
 import type {
   DirtyPages,
   HostMemory,
@@ -36,6 +37,7 @@ export class SoftPartition implements Partition {
     this.layout = layoutFor(config.cpus, Math.ceil(config.memory / 4096) * 4096);
     this.wasmMemory = memory ?? makeMemory(this.layout);
     this.view = new DataView(this.wasmMemory.buffer);
+    if (!memory) this.view.setFloat64(Shared.EPOCH, monotonicNow(), true);
     this.mailbox = new Mailbox(this.wasmMemory, this.layout);
     const bytes = new Uint8Array(this.wasmMemory.buffer);
     const attributes = this.layout.pageAttributes;

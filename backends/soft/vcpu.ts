@@ -1,5 +1,5 @@
 /** The software CPU's vCPU: runs generated code, and answers what that cannot. */
-import { monotonicNow } from "../../core/clock.ts";
+import { TSC_FREQUENCY } from "../../core/clock.ts";
 import {
   ApicEvent,
   Exit,
@@ -15,7 +15,7 @@ import { External, Leave } from "./cpu/external.ts";
 import { Source } from "./cpu/interrupts.ts";
 import { EFER } from "./cpu/mmu.ts";
 import { Flag, FlagKind } from "./flags.ts";
-import { type Layout, Reg, Seg, Segment, State } from "./layout.ts";
+import { type Layout, Reg, Seg, Segment, Shared, State } from "./layout.ts";
 import type { Mailbox } from "./mailbox.ts";
 import { readMsr, writeMsr } from "./msr.ts";
 
@@ -45,6 +45,8 @@ export class SoftVcpu implements Vcpu {
   private readonly words: Int32Array;
   private readonly mailbox: Mailbox;
   private readonly cpus: number;
+  /** Milliseconds from the partition's making to this Worker's time origin. */
+  private readonly clockOrigin: number;
   private apic: LocalInterruptController | null = null;
   /** What the last exit waits for. */
   private pending: "nothing" | "access" | "msr" = "nothing";
@@ -62,11 +64,12 @@ export class SoftVcpu implements Vcpu {
     this.words = new Int32Array(memory.buffer, base, State.BYTES / 4);
     this.bytes = new Uint8Array(memory.buffer, base, State.BYTES);
     this.view = this.state;
+    this.clockOrigin = performance.timeOrigin - new DataView(memory.buffer).getFloat64(Shared.EPOCH, true);
     this.cpuidContext = { index, cpus: layout.cpus, osxsave: false, x2apic: false };
     this.core = new Core(memory, layout, index, {
       cpuid: () => this.cpuid(),
       access_msr: (number, write) => this.accessMsr(number, write),
-      clock: () => monotonicNow() * 1e6 % 2 ** 62,
+      clock: () => this.clock(),
       task_priority: (value) => this.taskPriority(value),
       random_bits: () => {
         crypto.getRandomValues(this.random);
@@ -80,6 +83,11 @@ export class SoftVcpu implements Vcpu {
     if (index > 0) this.state.setInt32(State.ACTIVITY, Activity.WAIT_FOR_SIPI, true);
   }
   private readonly random = new Int32Array(2);
+
+  /** Ticks of the TSC since the partition was made, before TSC_OFFSET. */
+  private clock(): number {
+    return (performance.now() + this.clockOrigin) * (TSC_FREQUENCY / 1000);
+  }
 
   attachLocalApic(controller: LocalInterruptController): void {
     this.apic = controller;
@@ -345,7 +353,7 @@ export class SoftVcpu implements Vcpu {
         return 0;
       }
     }
-    const context = { state, clock: monotonicNow() * 1e6 % 2 ** 62 };
+    const context = { state, clock: this.clock() };
     if (write) {
       const value = (BigInt(state.getUint32(dx, true)) << 32n) | BigInt(state.getUint32(ax, true));
       const answer = writeMsr(context, number, value);
@@ -447,7 +455,7 @@ export class SoftVcpu implements Vcpu {
     out.setUint32(X64.IDTR_LIMIT, state.getUint32(State.IDTR_LIMIT, true), true);
     for (let i = 0; i < 6; i++) copy(X64.DR + i * 8, State.DR + i * 8);
     out.setBigUint64(X64.CR8, BigInt(this.apic?.taskPriority() ?? 0), true);
-    const tsc = BigInt(Math.floor(monotonicNow() * 1e6 % 2 ** 62));
+    const tsc = BigInt(Math.floor(this.clock()));
     out.setBigInt64(X64.TSC, tsc + state.getBigInt64(State.TSC_OFFSET, true), true);
     out.setUint8(X64.INTERRUPT_SHADOW, state.getInt32(State.SHADOW, true) ? 2 : 0);
     out.setUint8(X64.NMI_MASKED, state.getInt32(State.NMI_MASKED, true));
@@ -488,7 +496,7 @@ export class SoftVcpu implements Vcpu {
     state.setUint32(State.GDTR_LIMIT, from.getUint32(X64.GDTR_LIMIT, true), true);
     state.setUint32(State.IDTR_LIMIT, from.getUint32(X64.IDTR_LIMIT, true), true);
     for (let i = 0; i < 6; i++) copy(State.DR + i * 8, X64.DR + i * 8);
-    const tsc = BigInt(Math.floor(monotonicNow() * 1e6 % 2 ** 62));
+    const tsc = BigInt(Math.floor(this.clock()));
     state.setBigInt64(State.TSC_OFFSET, from.getBigInt64(X64.TSC, true) - tsc, true);
     state.setInt32(State.SHADOW, from.getUint8(X64.INTERRUPT_SHADOW) ? 2 : 0, true);
     state.setInt32(State.NMI_MASKED, from.getUint8(X64.NMI_MASKED), true);
