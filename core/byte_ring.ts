@@ -1,10 +1,11 @@
 /**
- * Bytes from one thread to another through shared memory: the console's two directions. One writer and one reader at a
- * time (a device writes under its lock); neither ever waits inside.
+ * Bytes from thread to thread through shared memory: the console's two directions. Any number of writers (a guest may
+ * talk on two consoles at once), one reader; nobody waits for room or for bytes inside.
  */
 
 const HEAD = 0; // bytes ever written, modulo 2^32
 const TAIL = 1; // bytes ever read, modulo 2^32
+const WRITER = 2; // 1 while somebody writes
 const HEADER_WORDS = 16;
 
 /** A byte queue over a SharedArrayBuffer. */
@@ -41,12 +42,21 @@ export class ByteRing {
 
   /** Writes one byte; false when there is no room. */
   push(byte: number): boolean {
+    this.lockWriters();
     const head = Atomics.load(this.words, HEAD);
-    if (((head - Atomics.load(this.words, TAIL)) | 0) >= this.bytes.length) return false;
-    this.bytes[head & this.mask] = byte;
-    Atomics.store(this.words, HEAD, (head + 1) | 0);
-    Atomics.notify(this.words, HEAD);
-    return true;
+    const fits = ((head - Atomics.load(this.words, TAIL)) | 0) < this.bytes.length;
+    if (fits) {
+      this.bytes[head & this.mask] = byte;
+      Atomics.store(this.words, HEAD, (head + 1) | 0);
+    }
+    Atomics.store(this.words, WRITER, 0);
+    if (fits) Atomics.notify(this.words, HEAD);
+    return fits;
+  }
+
+  /** Spins: a writer holds it for as long as it copies. */
+  private lockWriters(): void {
+    while (Atomics.compareExchange(this.words, WRITER, 0, 1) !== 0);
   }
 
   /** Takes one byte; -1 when there is none. */
@@ -61,13 +71,13 @@ export class ByteRing {
 
   /** Writes `source[start, end)` as far as there is room; returns how many bytes went in. */
   write(source: Uint8Array, start = 0, end: number = source.length): number {
+    this.lockWriters();
     const head = Atomics.load(this.words, HEAD);
     const count = Math.min(end - start, this.bytes.length - ((head - Atomics.load(this.words, TAIL)) | 0));
     for (let i = 0; i < count; i++) this.bytes[(head + i) & this.mask] = source[start + i];
-    if (count > 0) {
-      Atomics.store(this.words, HEAD, (head + count) | 0);
-      Atomics.notify(this.words, HEAD);
-    }
+    if (count > 0) Atomics.store(this.words, HEAD, (head + count) | 0);
+    Atomics.store(this.words, WRITER, 0);
+    if (count > 0) Atomics.notify(this.words, HEAD);
     return count;
   }
 

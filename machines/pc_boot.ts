@@ -6,6 +6,7 @@ import { AcpiPmOffset, SLEEP_TYPE_S5 } from "../devices/acpi_pm.ts";
 import { buildAcpi } from "../firmware/acpi/build.ts";
 import type { PcLayout } from "../firmware/acpi/layout.ts";
 import type { Boot } from "../firmware/boot.ts";
+import { E820_RESERVED } from "../firmware/e820.ts";
 import { prepareLinux } from "../firmware/linux_boot.ts";
 import { buildSmbios } from "../firmware/smbios.ts";
 import type { BootTables } from "./boot.ts";
@@ -45,6 +46,8 @@ export function preparePcBoot(
     initrd: boot.initrd,
     commandLine: boot.commandLine,
     rsdpAddress: acpi.rsdpAddress,
+    // Linux wants configuration space reserved here too, or does without it until it has read the DSDT.
+    e820Reserved: [{ start: PcAddress.ECAM, size: PcAddress.ECAM_SIZE, type: E820_RESERVED }],
   }).state;
 }
 
