@@ -60,11 +60,13 @@ export const HAS_TERMINAL = Deno.build.os === "linux" &&
 /**
  * Starts a program in a pseudo-terminal of 91 columns and 33 rows. Behind its output stand its exit code, and whether it
  * left the terminal's settings as they were: `code=0`, `restored`.
+ * @param before a line for the shell that starts it
  */
-export function startInTerminal(command: string[]): Program {
+export function startInTerminal(command: string[], before = ""): Program {
   const lines = [
     "stty cols 91 rows 33",
     "settings=$(stty -g)",
+    before,
     command.map((word) => `'${word}'`).join(" "),
     'echo "code=$?"',
     '[ "$settings" = "$(stty -g)" ] && echo restored || { echo "not restored: $(stty -a)"; stty sane; }',

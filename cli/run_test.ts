@@ -180,4 +180,30 @@ for (const { name: backend } of backends) {
       assert.match(dying.out, /hv: the guest died of a triple fault [^\n]+\ncode=3\r\nrestored\r\n$/);
     },
   });
+
+  Deno.test({
+    name: `hv run on ${backend}: Ctrl-C in a terminal that is not the guest's presses the power button`,
+    ignore: needs(HAS_TERMINAL, `hv run on ${backend}: Ctrl-C`, "needs Linux with util-linux's script"),
+    fn: async () => {
+      const log = `${folder}/${backend}-interrupted.log`;
+      // The shell around it gets the Ctrl-C too, and is to go on.
+      const program = startInTerminal(command("--console", log), "trap : INT");
+      while (!(await Deno.readTextFile(log).catch(() => "")).includes("ready")) {
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+      await program.send("\x03");
+      await program.ends();
+      assert.match(program.out, /hv: SIGINT: pressing the power button;[^\n]+\nhv: the guest powered off\r\ncode=0/);
+    },
+  });
+
+  Deno.test({
+    name: `hv run on ${backend}: a console that cannot be written ends the machine with an error`,
+    ignore: needs(Deno.build.os === "linux", `hv run on ${backend}: a full console`, "needs /dev/full"),
+    fn: async () => {
+      const program = new Program(command("--console", "/dev/full"));
+      assert.equal(await program.ends(), 1);
+      assert.match(program.error, /^hv: [^\n]*\/dev\/full[^\n]*No space left[^\n]*\n$/);
+    },
+  });
 }

@@ -1,5 +1,5 @@
 /** A running machine and this terminal, joined until the machine ends. */
-import type { Console, Machine, MachineEnd } from "../mod.ts";
+import { type Console, HvError, type Machine, type MachineEnd } from "../mod.ts";
 import { EscapeFilter } from "./escape.ts";
 import { ExitCode } from "./exit_codes.ts";
 import { say } from "./messages.ts";
@@ -130,7 +130,11 @@ class Session {
         this.askedToEnd = true;
         say("nobody reads the console any more: pressing the power button");
         this.machine.shutdown({ timeout: GRACE_AFTER_BROKEN_PIPE }).catch(this.trouble.reject);
-      } else this.trouble.reject(error);
+      } else {
+        const name = target === "stdio" ? "stdout" : typeof target === "string" ? target : target.path;
+        const message = `the console cannot be written to ${name}: ${(error as Error).message}`;
+        this.trouble.reject(new HvError(message, { cause: error }));
+      }
     }
   }
 
