@@ -31,21 +31,25 @@ fi
 export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root DENO_DIR=/deno_dir NO_COLOR=1 LAB=1
 export DENO_NO_UPDATE_CHECK=1 DENO_NO_PROMPT=1
 port=/dev/ttyS1
+# Held open from here on: the last close of a serial port throws away what has arrived.
+exec 3<>$port
 stty -F $port -echo -opost -ixon icanon
 root="$(cat /lab/root)"
 
 run() {
-  (cd "$root" && exec timeout -s KILL "$2" sh "$3") </dev/null >$port 2>&1
-  printf '\036%s %d\n' "$1" $? >$port
+  (cd "$root" && exec timeout -s KILL "$2" sh "$3") </dev/null >&3 2>&1 3>&-
+  printf '\036%s %d\n' "$1" $? >&3
 }
 
 if [ -e /lab/autorun ]; then
   run autorun "$(cat /lab/seconds)" /lab/autorun
+  # Changing the port's settings waits until all that was written has left.
+  stty -F $port -echo
   poweroff -f
 fi
-printf '\036ready 0\n' >$port
+printf '\036ready 0\n' >&3
 while read -r nonce seconds script; do
   echo "$script" | base64 -d >"/run/$nonce"
   run "$nonce" "$seconds" "/run/$nonce"
   rm "/run/$nonce"
-done <$port
+done <&3
