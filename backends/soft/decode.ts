@@ -201,6 +201,8 @@ function decodeOne(d: Decoder, mode: 16 | 32 | 64): Instruction {
       operand.high = true;
     }
   }
+  // Byte forms have no other mark than their operands.
+  if (instruction.operands[0]?.bits === 8) instruction.bits = 8;
   if (locked) {
     const first = instruction.operands[0];
     if (!row.lock || first === undefined || first.kind !== "m") throw UNDEFINED;

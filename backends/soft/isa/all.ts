@@ -3,5 +3,9 @@ import "./integer.ts";
 import "./control.ts";
 import "./string.ts";
 import "./system.ts";
+import "./sse_move.ts";
+import "./sse_shuffle.ts";
+import "./packed_integer.ts";
+import "./mmx.ts";
 
 export { rows } from "./table.ts";

@@ -1,7 +1,6 @@
 /** SSE: moves between XMM registers, general registers and memory. */
 import type { Emitter } from "../emitter.ts";
-import { Reg } from "../layout.ts";
-import { join, low, words32, zero } from "../sse/lanes.ts";
+import { join, low } from "../sse/lanes.ts";
 import { Simd } from "../sse/simd.ts";
 import { I64 } from "../wasm/values.ts";
 import { type Emit, op } from "./table.ts";
@@ -96,17 +95,3 @@ op("movshdup", "F3 0F 16 /r", "Vx Wx", duplicate([4, 5, 6, 7, 4, 5, 6, 7, 12, 13
 op("movmskps", "NP 0F 50 /r mod3", "Gd Ux", (e) => e.write(0, e.readXmm(1).test(Simd.I32X4_BITMASK).i64u()), sse);
 op("movmskpd", "66 0F 50 /r mod3", "Gd Ux", (e) => e.write(0, e.readXmm(1).test(Simd.I64X2_BITMASK).i64u()), sse);
 op("pmovmskb", "66 0F D7 /r mod3", "Gd Ux", (e) => e.write(0, e.readXmm(1).test(Simd.I8X16_BITMASK).i64u()), sse);
-
-/** Stores the bytes whose mask bytes have bit 7 set to DS:rDI, each on its own as the fault model wants. */
-export function maskedStore(e: Emitter, mask: () => I64, value: () => I64, offset: number): void {
-  const { f } = e;
-  const selected = f.i64(mask().and(0x8080_8080_8080_8080n));
-  const data = f.i64(value());
-  const address = f.i64(e.implicitAddress(Reg.DI, selected.ne(0)).add(offset));
-  f.if(selected.ne(0), () => {
-    const wide = f.i64(selected.shrU(7).mul(255));
-    const old = e.load(address, 64);
-    e.store(address, 64, data.and(wide).or(old.and(wide.not())));
-  });
-}
-void [words32, zero];

@@ -22,6 +22,11 @@ export interface Traits {
   size64?: "d64" | "f64";
   /** Valid in 64-bit mode only, or outside it only. */
   only?: "64" | "legacy";
+  /**
+   * The unit that executes it, for whoever decodes: "sse" is #UD when CR0.EM or not CR4.OSFXSR, #NM when CR0.TS; "mmx"
+   * #UD when CR0.EM, #NM when CR0.TS; "x87" #NM when CR0.EM or CR0.TS (SDM vol. 3, 2.5).
+   */
+  unit?: "sse" | "mmx" | "x87";
 }
 
 /** What emits an instruction's semantics. */
