@@ -34,6 +34,7 @@ export async function findSubjects(): Promise<{ subjects: Subject[]; absent: Abs
     let hypervisor: Hypervisor;
     try {
       hypervisor = await load();
+      if (!hypervisor) throw new Error("it is not finished");
     } catch (error) {
       absent.push({ name, reason: (error as Error).message.split("\n")[0] });
       continue;
