@@ -149,15 +149,13 @@ export class Core implements HandlerSource {
     const host = this.hostOf(physical);
     if (host < 0) return "not RAM";
     const pageBytes = 4096 - (physical & 4095);
-    const mode = Number((key >> 52n) & 3n);
-    const bits = mode === 2 ? 64 : mode === 1 ? 32 : 16;
     const limit = key & SINGLE ? 1 : undefined;
     if (this.nextBlock + 65536 > this.base + CpuArea.BLOCKS + CpuArea.BLOCKS_BYTES) this.dropAll();
     const address = this.nextBlock;
     const code = this.bytes.subarray(host, host + pageBytes);
     // HAS_CODE comes first: what is stored after the bytes were read must be noticed.
     const page = this.markCode(host);
-    let made = this.assembler.assemble(address + Block.OPS, code, pageBytes, bits, limit);
+    let made = this.assembler.assemble(address + Block.OPS, code, pageBytes, key, limit);
     let secondPage = -1;
     if (made === null) {
       secondPage = second();
@@ -168,7 +166,7 @@ export class Core implements HandlerSource {
       joined.set(code);
       joined.set(this.bytes.subarray(secondHost, secondHost + 16), pageBytes);
       this.markCode(secondHost);
-      made = this.assembler.assemble(address + Block.OPS, joined, pageBytes, bits, 1)!;
+      made = this.assembler.assemble(address + Block.OPS, joined, pageBytes, key, 1)!;
     }
     this.flushHandlers();
     const { view } = this;

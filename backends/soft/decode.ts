@@ -202,7 +202,8 @@ function decodeOne(d: Decoder, mode: 16 | 32 | 64): Instruction {
     }
   }
   // Byte forms have no other mark than their operands.
-  if (instruction.operands[0]?.bits === 8) instruction.bits = 8;
+  const destination = instruction.operands[0];
+  if (destination?.bits === 8 && (destination.kind === "r" || destination.kind === "m")) instruction.bits = 8;
   if (locked) {
     const first = instruction.operands[0];
     if (!row.lock || first === undefined || first.kind !== "m") throw UNDEFINED;

@@ -27,6 +27,10 @@ export const Attribute = {
 
 /** Set in every block's key, so that no key is 0. */
 const KEY_VALID = 1n << 55n;
+/** CR0.EM, CR0.TS and CR4.OSFXSR in a block's key: whether x87 and SSE instructions raise is decoded, not asked. */
+export const KEY_EM = 56;
+export const KEY_TS = 57;
+export const KEY_OSFXSR = 58;
 
 /** Recomputes what follows from CS, CPL, CR0, CR4, EFER and AC. */
 export const updateMode = declare("update_mode", [], null);
@@ -97,6 +101,10 @@ export function defineSegments(module: Module, target: Target): void {
       f.set64(State.CODE_BASE, f.s64(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.BASE));
       f.set64(State.CODE_MASK, 0xffff_ffff);
     });
+    const cr0 = f.s64(State.CR0);
+    const units = cr0.shrU(2).and(1).shl(KEY_EM).or(cr0.shrU(3).and(1).shl(KEY_TS))
+      .or(f.s64(State.CR4).shrU(9).and(1).shl(KEY_OSFXSR));
+    f.set64(State.MODE_KEY, f.s64(State.MODE_KEY).or(units));
     const user = f.i32(f.s32(State.CPL).eq(3));
     const smap = f.s64(State.CR4).i32().has(CR4.SMAP).and(f.s32(State.RFLAGS).has(Flag.AC).eqz());
     const privilege = select(user, i32(1), select(smap, i32(0), i32(2)));

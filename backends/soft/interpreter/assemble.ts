@@ -1,4 +1,5 @@
 /** Instructions to blocks of micro-ops. */
+import { KEY_EM, KEY_OSFXSR, KEY_TS } from "../cpu/segments.ts";
 import { decode, DecodeFailure, type Instruction } from "../decode.ts";
 import { Vector } from "../emitter.ts";
 import { Op, Reg, Seg } from "../layout.ts";
@@ -29,6 +30,8 @@ export class BlockAssembler {
   /** The decoded instructions of the last block. */
   readonly decoded: Instruction[] = [];
 
+  private key = 0n;
+
   constructor(private readonly view: DataView, private readonly handlers: HandlerSource) {}
 
   /**
@@ -42,9 +45,11 @@ export class BlockAssembler {
     at: number,
     bytes: Uint8Array,
     pageBytes: number,
-    mode: 16 | 32 | 64,
+    key: bigint,
     limit = MAXIMUM,
   ): AssembledBlock | null {
+    const mode = modeOf(key);
+    this.key = key;
     let offset = 0;
     let ops = 0;
     let instructions = 0;
@@ -99,6 +104,11 @@ export class BlockAssembler {
   private writeInstruction(at: number, i: Instruction, offset: number): number {
     const { view } = this;
     let ops = 0;
+    const refused = refusal(i, this.key);
+    if (refused >= 0) {
+      this.writeOp(at, this.handlers.handler(`raise${refused}`, (e) => e.raise(refused)), offset, i.length);
+      return 1;
+    }
     const memory = i.operands.find((o) => o.kind === "m");
     let viaEa = false;
     if (memory) {
@@ -169,6 +179,23 @@ export class BlockAssembler {
     // RIP in the state is the block's: the distance to the next instruction goes into the displacement.
     view.setInt32(at + Op.DISPLACEMENT, i.relative ? i.displacement + offset + i.length : i.displacement, true);
   }
+}
+
+/** The code size a block's key holds. */
+export function modeOf(key: bigint): 16 | 32 | 64 {
+  const mode = Number((key >> 52n) & 3n);
+  return mode === 2 ? 64 : mode === 1 ? 32 : 16;
+}
+
+/** The exception an instruction raises because its unit is off, or -1 (SDM vol. 3, 2.5). */
+function refusal(i: Instruction, key: bigint): number {
+  const { unit } = i.row;
+  if (!unit) return -1;
+  const em = (key >> BigInt(KEY_EM)) & 1n;
+  const ts = (key >> BigInt(KEY_TS)) & 1n;
+  if (unit === "x87") return em || ts ? Vector.NM : -1;
+  if (em || (unit === "sse" && !((key >> BigInt(KEY_OSFXSR)) & 1n))) return Vector.UD;
+  return ts ? Vector.NM : -1;
 }
 
 /** Whether the instruction may write its memory operand: read-only segments matter then. */

@@ -233,7 +233,9 @@ op("mov_to_dr", "0F 23 /r", "Rn Dn", (e) => {
 op("clts", "0F 06", "", (e) => {
   privileged(e);
   e.f.set64(State.CR0, e.f.s64(State.CR0).and(~CR0.TS));
-}, system);
+  e.f.do(updateMode);
+  e.endBlock();
+}, ending);
 op("smsw", "0F 01 /4 modm", "Mw", (e) => e.write(0, e.f.s64(State.CR0)), system);
 op("smsw", "0F 01 /4 mod3", "Ev", (e) => e.write(0, e.f.s64(State.CR0)), system);
 op("lmsw", "0F 01 /6", "Ew", (e) => {
