@@ -370,6 +370,13 @@ export abstract class Emitter {
   flagsSbb(a: I64, b: I64, result: I64): void {
     this.setLazy(FlagKind.SBB, a, b, result);
   }
+  /** Of old + 1 and old - 1; CF as it was. */
+  flagsInc(carry: I64, old: I64, result: I64): void {
+    this.setLazy(FlagKind.INC, carry, old, result);
+  }
+  flagsDec(carry: I64, old: I64, result: I64): void {
+    this.setLazy(FlagKind.DEC, carry, old, result);
+  }
   /** ZF SF PF from the result, the others 0. */
   flagsLogic(result: I64): void {
     this.setLazy(FlagKind.PARTIAL, i64(0), null, result);

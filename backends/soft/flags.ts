@@ -21,6 +21,10 @@ export const FlagKind = {
   ADC: 4,
   /** result = A - B - borrow */
   SBB: 5,
+  /** result = B + 1, CF is bit 0 of A */
+  INC: 6,
+  /** result = B - 1, CF is bit 0 of A */
+  DEC: 7,
 } as const;
 
 /** Bits of RFLAGS. */
@@ -84,12 +88,18 @@ function overflowOfSub({ a, b, result }: LazyFlags): I32 {
   return sign(a.xor(b).and(a.xor(result)));
 }
 
+function overflowOfStep({ kind, b, result }: LazyFlags): I32 {
+  return sign(kind === FlagKind.INC ? b.not().and(result) : b.and(result.not()));
+}
+
 /** CF as 0 or 1. */
 export function carry(f: CpuFunc, flags: LazyFlags): I32 {
   const { kind, a, b, result } = flags;
   switch (kind) {
     case FlagKind.EXPLICIT:
     case FlagKind.PARTIAL:
+    case FlagKind.INC:
+    case FlagKind.DEC:
       return a.i32().and(1);
     case FlagKind.ADD:
       return result.ltU(a);
@@ -111,6 +121,10 @@ export function bits(f: CpuFunc, flags: LazyFlags): I32 {
   if (typeof kind !== "number") return f.call32(flagBits, kind, a, b, result);
   const common = result.eqz().shl(6).or(sign(result).shl(7)).or(parity(result).shl(2));
   if (kind === FlagKind.PARTIAL) return common.or(a.i32());
+  if (kind === FlagKind.INC || kind === FlagKind.DEC) {
+    const nibble = (kind === FlagKind.INC ? result : b).i32().and(15).eqz();
+    return common.or(carry(f, flags)).or(nibble.shl(4)).or(overflowOfStep(flags).shl(11));
+  }
   const add = kind === FlagKind.ADD || kind === FlagKind.ADC;
   const overflow = add ? overflowOfAdd(flags) : overflowOfSub(flags);
   return common.or(carry(f, flags)).or(a.xor(b).xor(result).i32().and(Flag.AF)).or(overflow.shl(11));
@@ -151,6 +165,8 @@ function positive(f: CpuFunc, which: number, flags: LazyFlags): I32 {
   const overflow = () =>
     kind === FlagKind.PARTIAL
       ? a.i32().shrU(11).and(1)
+      : kind === FlagKind.INC || kind === FlagKind.DEC
+      ? overflowOfStep(flags)
       : sub || kind === FlagKind.SBB
       ? overflowOfSub(flags)
       : overflowOfAdd(flags);
@@ -186,8 +202,8 @@ export function defineFlagFunctions(module: Module, target: Target): void {
       });
       f.switch(
         f.parameter32(0),
-        Object.values(FlagKind).slice(0, 5).map((kind) => () => f.return(answer(f, fields(kind)))),
-        () => f.return(answer(f, fields(FlagKind.SBB))),
+        Object.values(FlagKind).slice(0, 7).map((kind) => () => f.return(answer(f, fields(kind)))),
+        () => f.return(answer(f, fields(FlagKind.DEC))),
       );
     });
   define(flagBits, bits);

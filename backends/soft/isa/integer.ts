@@ -85,12 +85,8 @@ const increment = (by: 1 | -1): Emit => (e) => {
   const carry = e.f.i64(e.carry().i64u());
   let a!: I64, r!: I64;
   e.modify(0, (old) => r = e.f.i64((a = old).add(by).sx(e.bits)));
-  const overflow = by === 1 ? a.not().and(r) : a.and(r.not());
-  const nibble = by === 1 ? r : a;
-  e.flagsPartial(
-    r,
-    e.f.i64(carry.or(overflow.shrU(63).shl(11)).or(select(nibble.has(15), i64(0), i64(Flag.AF)))),
-  );
+  if (by === 1) e.flagsInc(carry, a, r);
+  else e.flagsDec(carry, a, r);
 };
 op("inc", "FE /0", "Eb", increment(1), { lock: true });
 op("inc", "FF /0", "Ev", increment(1), { lock: true });
