@@ -2,7 +2,7 @@
 import type { Bus } from "./bus.ts";
 import type { TimedDevice } from "./device.ts";
 import type { PartitionHandle, Vcpu, WakerHandle } from "./hypervisor.ts";
-import type { DiskSpec } from "../storage/disk.ts";
+import type { Disk, DiskSpec } from "../storage/disk.ts";
 
 /** What the person asked for, in plain data. */
 export interface BoardConfig {
@@ -44,8 +44,11 @@ export interface Blueprint {
 
 /** What an I/O Worker serves. */
 export interface DataPlane {
-  /** Opens what the device needs of the host; throws an Error in words. */
-  open(): void;
+  /**
+   * Opens what the device needs of the host; throws an Error in words.
+   * @param openDisk opens an image; only the I/O Worker loads what can
+   */
+  open(openDisk: (spec: DiskSpec) => Disk): void;
   /**
    * Does what waits, a bounded amount: walks the queues, moves the data, raises interrupts. Never throws.
    * @returns true when more waits: to be called again before sleeping

@@ -4,6 +4,7 @@ import { buildBoard } from "../machines/choose.ts";
 import type { Blueprint, Board } from "./board.ts";
 import { Command, Control, WorkerState } from "./control.ts";
 import type { Waker } from "./hypervisor.ts";
+import { openDisk } from "../storage/open.ts";
 
 /** What the control thread posts first. */
 export interface IoWorkerStart {
@@ -31,7 +32,7 @@ self.onmessage = async ({ data: { blueprint, index } }) => {
     const board = buildBoard(blueprint, partition, (message) => self.postMessage({ message, fatal: false }));
     const waker = partition.attachWaker(blueprint.ioWaker);
     try {
-      for (const plane of board.dataPlanes) plane.open();
+      for (const plane of board.dataPlanes) plane.open(openDisk);
       serve(board, waker, control, index);
     } finally {
       for (const plane of board.dataPlanes) plane.close();

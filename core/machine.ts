@@ -5,8 +5,7 @@
  *     created -> running <-> paused -> stopped, or failed with the reason
  */
 import { type BackendChoice, chooseBackend } from "../backends/choose.ts";
-import { type Boot, type BootOptions, loadBoot } from "../firmware/boot.ts";
-import { prepareBoot } from "../machines/boot.ts";
+import type { Boot, BootOptions } from "../firmware/boot.ts";
 import { buildBoard, RAM_HOLE_START } from "../machines/choose.ts";
 import type { Blueprint, Board, BoardConfig, BoardDisk } from "./board.ts";
 import { ByteRing } from "./byte_ring.ts";
@@ -98,7 +97,6 @@ export class Machine {
   private panic: string | null = null;
   private failure: VcpuFailure | null = null;
   private fatal: string | null = null;
-  private boot: Boot | null = null;
   private startedAt = 0;
   private reboots = 0;
   private ending: Promise<void> | null = null;
@@ -112,9 +110,7 @@ export class Machine {
     const choice = await chooseBackend(options.backend ?? "auto", "x86_64");
     const machine = new Machine(options, choice);
     try {
-      machine.boot = await loadBoot(machine.bootOptions());
-      for (const message of machine.boot.messages) machine.say(message);
-      machine.prepare();
+      for (const message of (await machine.prepare()).messages) machine.say(message);
       await machine.ready;
       if (machine.fatal) throw new HvError(machine.fatal);
       if (machine.control.endReason === EndReason.FAILED) throw new Error(machine.failure?.reason);
@@ -292,8 +288,7 @@ export class Machine {
     this.reboots++;
     this.partition.resetControllers?.();
     this.board.reset();
-    this.boot = await loadBoot(this.bootOptions());
-    this.prepare();
+    await this.prepare();
     this.control.nextGeneration();
     this.control.command = Command.RUN;
     this.wakeIo();
@@ -379,11 +374,16 @@ export class Machine {
   }
 
   /** Puts firmware tables and the kernel into memory, and the state they start in where vCPU 0 takes it from. */
-  private prepare(): void {
-    const state = prepareBoot(this.boot!, this.memory, this.blueprint.board, {
-      hpet: !this.partition.controllers.pit,
-    });
+  private async prepare(): Promise<Boot> {
+    // Loaded here, so that the Workers start while this thread reads what starts a guest.
+    const [{ loadBoot }, { prepareBoot }] = await Promise.all([
+      import("../firmware/boot.ts"),
+      import("../machines/boot.ts"),
+    ]);
+    const boot = await loadBoot(this.bootOptions());
+    const state = prepareBoot(boot, this.memory, this.blueprint.board, { hpet: !this.partition.controllers.pit });
     new Uint8Array(this.blueprint.bootState).set(new Uint8Array(state));
+    return boot;
   }
 
   private describeEnd(): MachineEnd {

@@ -42,7 +42,6 @@ import { VirtioConsole } from "../devices/virtio/console.ts";
 import type { NotifyDoorbells, VirtioDevice } from "../devices/virtio/device.ts";
 import { VirtioPci } from "../devices/virtio/pci_transport.ts";
 import { VirtioRng } from "../devices/virtio/rng.ts";
-import { openDisk } from "../storage/open.ts";
 import type { Disk } from "../storage/disk.ts";
 import { PcAddress, PCI_IRQS, PcIrq, pciWindow64, PcPort } from "./pc_map.ts";
 
@@ -257,7 +256,7 @@ export class Pc implements Board {
     this.addVirtio(block);
     let opened: Disk | null = null;
     this.dataPlanes.push({
-      open: () => {
+      open: (openDisk) => {
         opened = openDisk(disk);
         block.attach({ memory: this.guestMemory, report: this.report, disk: opened });
       },

@@ -1,0 +1,106 @@
+/**
+ * From `hv run` to the guest's first instruction, against `deno --version`.
+ *
+ *     deno run -A bench/startup.ts [--rounds=15] [--backend=kvm] [--other=OTHER/CHECKOUT]
+ *
+ * The guest's first instructions write a byte to COM1; wall time goes from the start of the process to that byte's
+ * arrival on its standard output. CPU time is that of the whole process to its end, user and system, all threads. All
+ * take turns. With --other, another checkout of hv is measured in the same turns: on a busy machine only such a ratio
+ * tells whether a change helped.
+ */
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { testKernel } from "../cli/kernel_fixture.ts";
+import { probeBackends } from "../mod.ts";
+import { childrenCpuSeconds, median } from "./usage.ts";
+
+/** Milliseconds over `deno --version` that were promised. */
+const TARGET = 150;
+
+const { values } = parseArgs({
+  options: {
+    rounds: { type: "string", default: "15" },
+    backend: { type: "string", multiple: true },
+    other: { type: "string" },
+  },
+});
+const rounds = Number(values.rounds);
+const usable = (await probeBackends()).filter(({ support }) => support.usable || support.restricted);
+const backends = values.backend ?? usable.map(({ name }) => name);
+
+const folder = Deno.makeTempDirSync({ prefix: "hv-startup-" });
+const kernel = `${folder}/kernel.elf`;
+Deno.writeFileSync(kernel, testKernel());
+Deno.writeTextFileSync(`${folder}/empty.ts`, "Deno.exit(0);\n");
+
+interface Contender {
+  name: string;
+  args: string[];
+  /** Wall time ends at the first byte of standard output, not at the end of the process. */
+  firstByte: boolean;
+  wall: number[];
+  cpu: number[];
+}
+const contender = (name: string, args: string[], firstByte = false): Contender => ({
+  name,
+  args,
+  firstByte,
+  wall: [],
+  cpu: [],
+});
+const hv = (root: string, backend: string) => {
+  const flags = ["--backend", backend, "--kernel", kernel, "--memory", "64M", "--timeout", "60s"];
+  return ["run", "-A", "--quiet", `${root}/cli/main.ts`, "run", ...flags];
+};
+const here = fileURLToPath(new URL("..", import.meta.url));
+const contenders = [
+  contender("deno --version", ["--version"]),
+  contender("deno, empty script", ["run", "-A", "--quiet", `${folder}/empty.ts`]),
+];
+for (const backend of backends) {
+  if (values.other) contenders.push(contender(`other hv, ${backend}`, hv(values.other, backend), true));
+  contenders.push(contender(`hv run, ${backend}`, hv(here, backend), true));
+}
+
+async function measure({ args, firstByte, wall, cpu }: Contender, keep: boolean): Promise<void> {
+  const cpuBefore = childrenCpuSeconds();
+  const began = performance.now();
+  const child = new Deno.Command(Deno.execPath(), { args, stdin: "piped", stdout: "piped", stderr: "null" }).spawn();
+  // What the kernel reads ends it.
+  const writer = child.stdin.getWriter();
+  void writer.write(new TextEncoder().encode("x")).then(() => writer.close()).catch(() => {});
+  let first = 0;
+  for await (const _ of child.stdout) first ||= performance.now() - began;
+  const { code } = await child.status;
+  if (firstByte && (code !== 7 || first === 0)) throw new Error(`hv ${args.join(" ")} ended with ${code}`);
+  if (!keep) return;
+  wall.push(firstByte ? first : performance.now() - began);
+  cpu.push((childrenCpuSeconds() - cpuBefore) * 1e3);
+}
+
+try {
+  for (let round = -1; round < rounds; round++) for (const one of contenders) await measure(one, round >= 0);
+} finally {
+  Deno.removeSync(folder, { recursive: true });
+}
+
+console.log(`${rounds} rounds, in turn; ms`);
+console.log(`${"".padEnd(22)}wall best  median   over deno   CPU best  median`);
+const [baseline] = contenders;
+for (const { name, wall, cpu } of contenders) {
+  const row = [Math.min(...wall), median(wall), median(wall) - median(baseline.wall), Math.min(...cpu), median(cpu)];
+  console.log(name.padEnd(22) + row.map((value, i) => value.toFixed(0).padStart([9, 8, 12, 11, 8][i])).join(""));
+}
+for (const backend of backends) {
+  const ours = contenders.find(({ name }) => name === `hv run, ${backend}`)!;
+  const over = median(ours.wall) - median(baseline.wall);
+  console.log(
+    `hv run, ${backend}: ${over.toFixed(0)} ms over deno --version (promised: ${TARGET}), ratio ${
+      (over / TARGET).toFixed(2)
+    }`,
+  );
+  const other = contenders.find(({ name }) => name === `other hv, ${backend}`);
+  if (!other) continue;
+  const ratio = (of: (one: Contender) => number[]) => (median(of(ours)) / median(of(other))).toFixed(3);
+  console.log(`against the other checkout: wall ${ratio(({ wall }) => wall)}, CPU ${ratio(({ cpu }) => cpu)}`);
+}
