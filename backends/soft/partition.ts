@@ -37,7 +37,7 @@ export class SoftPartition implements Partition {
     this.layout = layoutFor(config.cpus, Math.ceil(config.memory / 4096) * 4096);
     this.wasmMemory = memory ?? makeMemory(this.layout);
     this.view = new DataView(this.wasmMemory.buffer);
-    if (!memory) this.view.setFloat64(Shared.EPOCH, monotonicNow(), true);
+    if (!memory) this.view.setFloat64(Shared.EPOCH, config.epoch ?? monotonicNow(), true);
     this.mailbox = new Mailbox(this.wasmMemory, this.layout);
     const bytes = new Uint8Array(this.wasmMemory.buffer);
     const attributes = this.layout.pageAttributes;

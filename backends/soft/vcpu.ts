@@ -24,6 +24,9 @@ const BUDGET = 100_000;
 /** Milliseconds a halted vCPU sleeps at most before it looks for {@link Vcpu} requests. */
 const NAP = 5;
 
+/** TSC ticks of a second. */
+const SECOND = BigInt(TSC_FREQUENCY);
+
 const Attention = { HALT: 1, WINDOW: 2, REQUEST: 4 } as const;
 const Activity = { RUNNING: 0, HALTED: 1, WAIT_FOR_SIPI: 2 } as const;
 
@@ -497,7 +500,12 @@ export class SoftVcpu implements Vcpu {
     state.setUint32(State.IDTR_LIMIT, from.getUint32(X64.IDTR_LIMIT, true), true);
     for (let i = 0; i < 6; i++) copy(State.DR + i * 8, X64.DR + i * 8);
     const tsc = BigInt(Math.floor(this.clock()));
-    state.setBigInt64(State.TSC_OFFSET, from.getBigInt64(X64.TSC, true) - tsc, true);
+    // The TSC counts from the machine's epoch, as local APICs of ours do. Only a state that clearly says otherwise moves
+    // it: 0 says nothing, and a difference below a second is the time that copying took.
+    const wanted = from.getBigInt64(X64.TSC, true);
+    const difference = wanted - tsc;
+    const told = wanted !== 0n && (difference > SECOND || difference < -SECOND);
+    state.setBigInt64(State.TSC_OFFSET, told ? difference : 0n, true);
     state.setInt32(State.SHADOW, from.getUint8(X64.INTERRUPT_SHADOW) ? 2 : 0, true);
     state.setInt32(State.NMI_MASKED, from.getUint8(X64.NMI_MASKED), true);
     state.setInt32(State.NMI_PENDING, from.getUint8(X64.NMI_PENDING), true);
