@@ -5,7 +5,7 @@ import type { Architecture, BackendName, Hypervisor, Partition, PartitionHandle,
 // Best first. Each is loaded when it is wanted: a Worker over KVM never reads the software CPU.
 const LOADERS: Record<string, () => Promise<Hypervisor>> = {
   kvm: async () => (await import("./kvm/hypervisor.ts")).kvm,
-  soft: async () => (await import("./soft/hypervisor.ts")).softHypervisor,
+  soft: async () => (await import("./soft/hypervisor.ts")).soft,
 };
 
 /** The names `--backend` takes besides `auto`, best first. */

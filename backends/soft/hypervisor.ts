@@ -8,7 +8,7 @@ const MAXIMUM_CPUS = 8;
 /** Most RAM: 16 GiB less our own state, which V8 grants a 64-bit memory. */
 const MAXIMUM_MEMORY = 15 * 2 ** 30;
 
-export const softHypervisor: Hypervisor = {
+export const soft: Hypervisor = {
   name: "soft",
 
   probe(): Support {
