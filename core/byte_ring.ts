@@ -40,6 +40,11 @@ export class ByteRing {
     return this.bytes.length - this.length;
   }
 
+  /** Whether there was no room a moment ago: plain reads, for a hot path that asks again later. */
+  get seemsFull(): boolean {
+    return ((this.words[HEAD] - this.words[TAIL]) | 0) >= this.bytes.length;
+  }
+
   /** Writes one byte; false when there is no room. */
   push(byte: number): boolean {
     this.lockWriters();

@@ -25,7 +25,7 @@ export function runVcpu(
 ): number {
   const portAddress = new Float64Array(1);
   const { address, view } = vcpu;
-  while (control.command === Command.RUN) {
+  while (control.commandSeen === Command.RUN) {
     const reason = vcpu.run();
     counters[reason]++;
     switch (reason) {
@@ -33,7 +33,7 @@ export function runVcpu(
         portAddress[0] = vcpu.port;
         const size = vcpu.size;
         for (let i = 0, at = vcpu.dataOffset; i < vcpu.count; i++, at += size) {
-          while (output.room === 0 && control.command === Command.RUN) waitForRoom(output);
+          while (output.seemsFull && control.command === Command.RUN) waitForRoom(output);
           ports.write(portAddress, size, view, at);
         }
         break;

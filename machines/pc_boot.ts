@@ -47,7 +47,10 @@ export function preparePcBoot(
     commandLine: boot.commandLine,
     rsdpAddress: acpi.rsdpAddress,
     // Linux wants configuration space reserved here too, or does without it until it has read the DSDT.
-    e820Reserved: [{ start: PcAddress.ECAM, size: PcAddress.ECAM_SIZE, type: E820_RESERVED }],
+    e820Reserved: [
+      { start: PcAddress.ECAM, size: PcAddress.ECAM_SIZE, type: E820_RESERVED },
+      { start: PcAddress.PLATFORM, size: PcAddress.PLATFORM_SIZE, type: E820_RESERVED },
+    ],
   }).state;
 }
 

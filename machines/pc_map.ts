@@ -13,6 +13,9 @@ export const PcAddress = {
   IO_APIC: 0xfec0_0000,
   HPET: 0xfed0_0000,
   LOCAL_APIC: 0xfee0_0000,
+  /** Pages a platform keeps for itself: KVM on Intel needs four (KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR). */
+  PLATFORM: 0xfeff_c000,
+  PLATFORM_SIZE: 0x4000,
   /** Bytes of the 64-bit window for PCI BARs, which begins above all RAM. */
   PCI_WINDOW_64_SIZE: 0x4000_0000,
   /** ACPI tables: in the BIOS area, where old kernels look too. */
