@@ -12,6 +12,7 @@ import { defineHandler, type HandlerEmitter } from "./interpreter/handler.ts";
 import { defineLoop, hashOf, type InlineHandler } from "./interpreter/loop.ts";
 import { defineSystem } from "./isa/system.ts";
 import { defineWideArithmetic } from "./isa/wide.ts";
+import { defineFloatingPoint } from "./sse/define.ts";
 import { Block, BlockTable, CpuArea, type Layout, Op, PageAttribute, Shared, State, Tlb } from "./layout.ts";
 import { setMemory64 } from "./wasm/memory.ts";
 import { Module } from "./wasm/module.ts";
@@ -96,6 +97,7 @@ export class Core implements HandlerSource {
     defineFlagFunctions(module, target);
     defineSystem(module, target);
     defineWideArithmetic(module, target);
+    defineFloatingPoint(module, target);
     const handlers: InlineHandler[] = this.inlined;
     defineLoop(module, target, handlers);
     this.linkage = {

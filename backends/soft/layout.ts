@@ -149,6 +149,9 @@ export const State = {
   FDP: 2712, // i64
   /** i64: address of the INT being delivered: where an exception in its delivery counts from. */
   INTERRUPT_RIP: 2720,
+  /** Where the 80-bit functions leave their results, 16 bytes; flags of the SSE operation under way (u32). */
+  FPU_OUT: 2736,
+  SSE_FLAGS: 2752,
   BYTES: 4096,
 } as const;
 

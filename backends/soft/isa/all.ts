@@ -9,5 +9,7 @@ import "./sse_move.ts";
 import "./sse_shuffle.ts";
 import "./packed_integer.ts";
 import "./mmx.ts";
+import "./sse_float.ts";
+import "./sse_convert.ts";
 
 export { rows } from "./table.ts";

@@ -3,7 +3,7 @@ import type { Emitter } from "../emitter.ts";
 import { join, swizzle, words32, zero } from "../sse/lanes.ts";
 import { Simd } from "../sse/simd.ts";
 import { checkPending, enterMmx, readMmx, readMmxVector, writeMmx } from "../sse/state.ts";
-import { i32, I64, i64, select, splat, V128 } from "../wasm/values.ts";
+import { i32, type I64, i64, select, splat, type V128 } from "../wasm/values.ts";
 import { type Emit, op } from "./table.ts";
 
 const sse = { unit: "sse" } as const;

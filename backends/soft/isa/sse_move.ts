@@ -2,7 +2,7 @@
 import type { Emitter } from "../emitter.ts";
 import { join, low } from "../sse/lanes.ts";
 import { Simd } from "../sse/simd.ts";
-import { I64 } from "../wasm/values.ts";
+import type { I64 } from "../wasm/values.ts";
 import { type Emit, op } from "./table.ts";
 
 const sse = { unit: "sse" } as const;

@@ -3,7 +3,7 @@ import { type Emitter, Vector } from "../emitter.ts";
 import { Reg, Seg, Segment, State } from "../layout.ts";
 import { segmentLinear } from "../interpreter/handler.ts";
 import type { Local } from "../wasm/function.ts";
-import { type I64, type V128 } from "../wasm/values.ts";
+import type { I64, V128 } from "../wasm/values.ts";
 import { low } from "./lanes.ts";
 
 /** FSW: exception summary, and the field of the stack top. */

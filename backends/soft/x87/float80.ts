@@ -31,7 +31,7 @@ const NUMBER = [Type.i64, Type.i32] as const;
 
 const roundPack = declare("float80_round_pack", [P, Type.i32, Type.i32, Type.i64, Type.i64, Type.i32], null);
 const propagateNan = declare("float80_propagate_nan", [P, ...NUMBER, ...NUMBER], null);
-const multiplyHigh = declare("multiply_high", [Type.i64, Type.i64], Type.i64);
+const multiplyHigh = declare("float80_multiply_high", [Type.i64, Type.i64], Type.i64);
 const roundShifted = declare("float80_round_shifted", [P, Type.i64, Type.i32, Type.i32, Type.i32], Type.i64);
 
 /** out = a + b */
