@@ -16,6 +16,7 @@ const SEEN_REGIONS = 5;
 /** First word of the vCPUs' words, then the ring of pages whose code was stored to. */
 const CPUS = 8192 / 4;
 const RING_HEAD = 12288 / 4;
+const CLOSED = RING_HEAD + 1;
 const RING = RING_HEAD + 16;
 const RING_SIZE = 4096;
 
@@ -49,7 +50,14 @@ export class Mailbox {
     Atomics.notify(this.words, this.at(index, INTERRUPT));
   }
   takeInterrupt(index: number): boolean {
+    if (Atomics.load(this.words, CLOSED) !== 0) return true;
     return Atomics.exchange(this.words, this.at(index, INTERRUPT), 0) !== 0;
+  }
+
+  /** Ends the partition: every vCPU leaves `run()`, now and whenever it is called again. */
+  close(): void {
+    Atomics.store(this.words, CLOSED, 1);
+    for (let i = 0; i < this.layout.cpus; i++) this.interrupt(i);
   }
 
   /** Whether anything is asked of the vCPU. */

@@ -31,9 +31,11 @@ export class SoftPartition implements Partition {
   private readonly wasmMemory: WebAssembly.Memory;
   private readonly view: DataView;
   private readonly mailbox: Mailbox;
+  private readonly isMaker: boolean;
 
   constructor(config: PartitionConfig, memory?: WebAssembly.Memory) {
     this.config = config;
+    this.isMaker = memory === undefined;
     this.layout = layoutFor(config.cpus, Math.ceil(config.memory / 4096) * 4096);
     this.wasmMemory = memory ?? makeMemory(this.layout);
     this.view = new DataView(this.wasmMemory.buffer);
@@ -77,9 +79,28 @@ export class SoftPartition implements Partition {
   mapMemory(region: MemoryRegion): void {
     const count = this.view.getUint32(Shared.REGION_COUNT, true);
     if (count === Shared.MAXIMUM_REGIONS) throw new RangeError("too many memory regions");
+    const { guestAddress, offset, size } = region;
+    if (!(guestAddress >= 0 && offset >= 0 && size > 0) || guestAddress % 4096 || offset % 4096 || size % 4096) {
+      throw new RangeError("a memory region is made of whole pages");
+    }
+    if (offset + size > this.layout.ram) throw new RangeError("a memory region reaches beyond the guest's memory");
+    for (let i = 0; i < count; i++) {
+      const other = this.region(i);
+      if (guestAddress < other.guestAddress + other.size && other.guestAddress < guestAddress + size) {
+        throw new RangeError("two memory regions overlap");
+      }
+    }
     this.writeRegion(count, region);
     this.view.setUint32(Shared.REGION_COUNT, count + 1, true);
     this.mailbox.changeRegions();
+  }
+
+  private region(index: number): { guestAddress: number; size: number } {
+    const at = Shared.REGIONS + index * Shared.REGION_BYTES;
+    return {
+      guestAddress: Number(this.view.getBigUint64(at, true)),
+      size: Number(this.view.getBigUint64(at + 8, true)),
+    };
   }
 
   private writeRegion(index: number, region: MemoryRegion): void {
@@ -95,13 +116,15 @@ export class SoftPartition implements Partition {
     const bytes = new Uint8Array(this.wasmMemory.buffer);
     for (let i = 0; i < count; i++) {
       const at = Shared.REGIONS + i * Shared.REGION_BYTES;
-      if (Number(this.view.getBigUint64(at, true)) !== region.guestAddress) continue;
+      const { guestAddress, size } = this.region(i);
+      if (guestAddress !== region.guestAddress || size !== region.size) continue;
       const last = Shared.REGIONS + (count - 1) * Shared.REGION_BYTES;
       bytes.copyWithin(at, last, last + Shared.REGION_BYTES);
       this.view.setUint32(Shared.REGION_COUNT, count - 1, true);
       this.mailbox.changeRegions();
       return;
     }
+    throw new RangeError("no such memory region is mapped");
   }
 
   createWaker(): Waker {
@@ -125,7 +148,10 @@ export class SoftPartition implements Partition {
     return { backend: "soft", config: this.config, memory: this.wasmMemory };
   }
 
-  close(): void {}
+  close(): void {
+    // Whoever made the partition ends it: vCPUs that still run come out, and stay out.
+    if (this.isMaker) this.mailbox.close();
+  }
 }
 
 function makeMemory(layout: Layout): WebAssembly.Memory {

@@ -14,9 +14,9 @@ import {
 } from "../emitter.ts";
 import { Flag } from "../flags.ts";
 import { CpuArea, InstructionTlb, PageAttribute, Segment, Shared, State, Tlb } from "../layout.ts";
-import { type Pointer, pointer, pointerOf } from "../wasm/memory.ts";
+import { type Pointer, pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
-import { I32, I64, i64, select, Type } from "../wasm/values.ts";
+import { I32, i32, I64, i64, select, Type } from "../wasm/values.ts";
 import { externalRead, externalWrite } from "./external.ts";
 
 /** What an access wants. */
@@ -332,7 +332,16 @@ export function defineMmu(module: Module, target: Target): void {
     const value = f.i64();
     f.if(bytes.eq(8), () => f.set(value, place.i64()), () => {
       f.if(bytes.eq(4), () => f.set(value, place.u32w()), () => {
-        f.if(bytes.eq(2), () => f.set(value, place.u16w()), () => f.set(value, place.u8w()));
+        f.if(bytes.eq(2), () => f.set(value, place.u16w()), () => {
+          // One byte, or an odd piece of an access that crosses a page.
+          const i = f.i32(bytes);
+          f.set(value, 0);
+          f.loop((again) => {
+            f.set(i, i.sub(1));
+            f.set(value, value.shl(8).or(place.add(pointerOf32(i)).u8w()));
+            f.brIf(again, i);
+          });
+        });
       });
     });
     return value;
@@ -360,22 +369,30 @@ export function defineMmu(module: Module, target: Target): void {
 
   const crosses = (address: I64, bytes: I32) => address.i32().and(4095).add(bytes).gtU(4096);
 
+  /** Bytes of an access in its first page. */
+  const inFirst = (f: CpuFunc, address: I64) => f.i32(i32(4096).sub(address.i32().and(4095)));
+  /** Returns a load that crosses a page, as one of each page. */
+  const splitLoad = (f: CpuFunc, name: typeof loadSlow, address: I64, bytes: I32) =>
+    f.if(crosses(address, bytes), () => {
+      const first = inFirst(f, address);
+      const low = f.i64(f.call64(name, address, first));
+      guard(f, i64(0));
+      const high = f.i64(f.call64(name, address.add(first.i64u()), bytes.sub(first)));
+      f.return(low.or(high.shl(first.shl(3).i64u())));
+    });
+  const splitStore = (f: CpuFunc, name: typeof storeSlow, address: I64, bytes: I32, value: I64) => {
+    const first = inFirst(f, address);
+    f.do(name, address, first, value);
+    guard(f);
+    f.do(name, address.add(first.i64u()), bytes.sub(first), value.shrU(first.shl(3).i64u()));
+    f.return();
+  };
+
   const loader = (name: typeof loadSlow, extra: number) =>
     define(name, (f) => {
       const address = f.parameter64(0);
       const bytes = f.parameter32(1);
-      f.if(crosses(address, bytes), () => {
-        const value = f.i64(0);
-        const i = f.i32(0);
-        f.loop((again) => {
-          const byte = f.i64(f.call64(name, address.add(i.i64u()), 1));
-          guard(f, i64(0));
-          f.set(value, value.or(byte.shl(i.shl(3).i64u())));
-          f.set(i, i.add(1));
-          f.brIf(again, i.ltU(bytes));
-        });
-        f.return(value);
-      });
+      splitLoad(f, name, address, bytes);
       probe(f, address, extra & Access.WRITE ? Tlb.WRITE : 0, (place) => f.return(loadFrom(f, place, bytes)));
       const physical = f.i64(f.call64(translate, address, extra));
       guard(f, i64(0));
@@ -390,7 +407,14 @@ export function defineMmu(module: Module, target: Target): void {
   const storeTo = (f: CpuFunc, host: Pointer, bytes: I32, value: I64) => {
     f.if(bytes.eq(8), () => f.storeBits(64, host, value), () => {
       f.if(bytes.eq(4), () => f.storeBits(32, host, value), () => {
-        f.if(bytes.eq(2), () => f.storeBits(16, host, value), () => f.storeBits(8, host, value));
+        f.if(bytes.eq(2), () => f.storeBits(16, host, value), () => {
+          const i = f.i32(0);
+          f.loop((again) => {
+            f.storeBits(8, host.add(pointerOf32(i)), value.shrU(i.shl(3).i64u()));
+            f.set(i, i.add(1));
+            f.brIf(again, i.ltU(bytes));
+          });
+        });
       });
     });
   };
@@ -405,14 +429,7 @@ export function defineMmu(module: Module, target: Target): void {
       guard(f);
       f.drop(f.call64(translate, address.add(bytes.i64u()).sub(1), Access.WRITE));
       guard(f);
-      const i = f.i32(0);
-      f.loop((again) => {
-        f.do(storeSlow, address.add(i.i64u()), 1, value.shrU(i.shl(3).i64u()));
-        guard(f);
-        f.set(i, i.add(1));
-        f.brIf(again, i.ltU(bytes));
-      });
-      f.return();
+      splitStore(f, storeSlow, address, bytes, value);
     });
     probe(f, address, Tlb.WRITE, (place) => {
       storeTo(f, place, bytes, value);
@@ -433,18 +450,7 @@ export function defineMmu(module: Module, target: Target): void {
   define(loadSystem, (f) => {
     const address = f.parameter64(0);
     const bytes = f.parameter32(1);
-    f.if(crosses(address, bytes), () => {
-      const value = f.i64(0);
-      const i = f.i32(0);
-      f.loop((again) => {
-        const byte = f.i64(f.call64(loadSystem, address.add(i.i64u()), 1));
-        guard(f, i64(0));
-        f.set(value, value.or(byte.shl(i.shl(3).i64u())));
-        f.set(i, i.add(1));
-        f.brIf(again, i.ltU(bytes));
-      });
-      f.return(value);
-    });
+    splitLoad(f, loadSystem, address, bytes);
     probe(f, address, 0, (place) => f.return(loadFrom(f, place, bytes)), supervisor(f));
     const physical = f.i64(f.call64(translate, address, Access.IMPLICIT));
     guard(f, i64(0));
@@ -458,16 +464,7 @@ export function defineMmu(module: Module, target: Target): void {
     const address = f.parameter64(0);
     const bytes = f.parameter32(1);
     const value = f.parameter64(2);
-    f.if(crosses(address, bytes), () => {
-      const i = f.i32(0);
-      f.loop((again) => {
-        f.do(storeSystem, address.add(i.i64u()), 1, value.shrU(i.shl(3).i64u()));
-        guard(f);
-        f.set(i, i.add(1));
-        f.brIf(again, i.ltU(bytes));
-      });
-      f.return();
-    });
+    f.if(crosses(address, bytes), () => splitStore(f, storeSystem, address, bytes, value));
     probe(f, address, Tlb.WRITE, (place) => {
       storeTo(f, place, bytes, value);
       f.return();
