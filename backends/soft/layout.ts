@@ -114,16 +114,10 @@ export const State = {
   NMI_PENDING: 780, // i32
   /** i32: instructions left of this call's budget, when it returned. */
   BUDGET: 784,
-  /** i32: vector of the exception being delivered, -1 outside of delivery: for double faults. */
-  DELIVERING: 788,
-  /** i32: 1 while physical addresses are walked for a supervisor's implicit access. */
-  IMPLICIT: 792,
+  /** i32: set by every delivery of an exception or interrupt. */
+  DELIVERED: 788,
   /** i32: the block to compile, for EXIT_HOT. */
   HOT_BLOCK: 796,
-  /** i32: physical page whose decoded code was stored to (in JavaScript's hands). */
-  STORED_PAGE: 800,
-  /** i32: set when STALE code was met in a region. */
-  RETRY_ONE: 804,
   /** i64: linear address of a fetch that faulted or needs decoding; physical address of it. */
   FETCH_LINEAR: 808,
   FETCH_PHYSICAL: 816,

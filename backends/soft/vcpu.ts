@@ -6,6 +6,7 @@ import {
   type ExitReason,
   type LocalInterruptController,
   type Vcpu,
+  type VcpuDebug,
   type VcpuFailure,
 } from "../../core/hypervisor.ts";
 import { GPR_NAMES, SEGMENT_BYTES, X64, X64_STATE_VERSION } from "../../core/x64_state.ts";
@@ -41,7 +42,20 @@ export class SoftVcpu implements Vcpu {
   dataOffset = 0;
   msr = 0;
   msrFault = 0;
-  readonly debug = null;
+  readonly debug: VcpuDebug = {
+    singleStep: (on) => {
+      this.stepping = on;
+    },
+    breakpoints: (addresses) => {
+      if (addresses.length > 4) throw new RangeError("at most 4 breakpoints");
+      this.breaks = addresses.map((address) => BigInt.asUintN(64, address));
+      this.stoppedAt = -1n;
+    },
+  };
+  private stepping = false;
+  private breaks: bigint[] = [];
+  /** The breakpoint that {@link run} last stopped at: its instruction runs next. */
+  private stoppedAt = -1n;
 
   readonly core: Core;
   private readonly state: DataView;
@@ -109,30 +123,39 @@ export class SoftVcpu implements Vcpu {
   /** Completes the last exit: its instruction runs again, alone, with the answer in the log. -1 when it is complete. */
   private finishPending(): number {
     if (this.pending === "nothing") return -1;
+    const { state } = this;
+    if (this.pending === "access") state.setInt32(State.LOG_FILLED, state.getInt32(State.LOG_FILLED, true) + 1, true);
+    const left = this.step();
+    if (left === Leave.EXTERNAL) return this.externalExit();
+    this.pending = "nothing";
+    state.setInt32(State.LOG_FILLED, 0, true);
+    state.setInt32(State.LOG_INDEX, 0, true);
+    if (left !== Leave.BUDGET) return this.exitOf(left);
+    return this.stepping ? this.debugExit() : -1;
+  }
+
+  /** Runs one instruction, or delivers its exception, whatever asks for attention meanwhile. */
+  private step(): number {
     const { state, words } = this;
-    const wasAccess = this.pending === "access";
-    if (wasAccess) state.setInt32(State.LOG_FILLED, state.getInt32(State.LOG_FILLED, true) + 1, true);
     for (;;) {
       this.serveMailbox();
       const attention = Atomics.exchange(words, State.ATTENTION >> 2, 0);
       const shadow = state.getInt32(State.SHADOW, true);
       state.setInt32(State.SHADOW, 0, true);
       state.setInt32(State.LOG_INDEX, 0, true);
+      state.setInt32(State.DELIVERED, 0, true);
       const key = state.getBigUint64(State.MODE_KEY, true);
       state.setBigUint64(State.MODE_KEY, key | SINGLE, true);
       const left = this.core.exports.run(1);
       state.setBigUint64(State.MODE_KEY, state.getBigUint64(State.MODE_KEY, true) & ~SINGLE, true);
       if (attention) Atomics.or(words, State.ATTENTION >> 2, attention);
-      if (left === Leave.DECODE || (left === Leave.ATTENTION && state.getInt32(State.BUDGET, true) > 0)) {
+      if (left === Leave.DECODE) {
         state.setInt32(State.SHADOW, shadow, true);
-        if (left === Leave.DECODE) this.decode(key | SINGLE);
-        continue;
-      }
-      if (left === Leave.EXTERNAL) return this.externalExit();
-      this.pending = "nothing";
-      state.setInt32(State.LOG_FILLED, 0, true);
-      state.setInt32(State.LOG_INDEX, 0, true);
-      return left === Leave.BUDGET || left === Leave.ATTENTION ? -1 : this.exitOf(left);
+        this.decode(key | SINGLE);
+        if (state.getInt32(State.DELIVERED, true)) return Leave.BUDGET;
+      } else if (left === Leave.ATTENTION && state.getInt32(State.BUDGET, true) > 0) {
+        state.setInt32(State.SHADOW, shadow, true);
+      } else return left === Leave.ATTENTION ? Leave.BUDGET : left;
     }
   }
 
@@ -141,6 +164,7 @@ export class SoftVcpu implements Vcpu {
     for (;;) {
       this.serveMailbox();
       if (this.mailbox.takeInterrupt(this.index)) return Exit.INTERRUPTED;
+      if (this.shutDown) return Exit.SHUTDOWN;
       if (state.getInt32(State.ACTIVITY, true) !== Activity.RUNNING) {
         if (!this.sleep()) return Exit.HALT;
         if (state.getInt32(State.ACTIVITY, true) !== Activity.RUNNING) continue;
@@ -150,14 +174,50 @@ export class SoftVcpu implements Vcpu {
       if (this.mailbox.waits(this.index)) continue;
       const apic = this.apic;
       if (apic !== null && apic.poll() && !this.takeInterrupts(apic)) continue;
-      const budget = state.getInt32(State.SHADOW, true) !== 0 ? 1 : BUDGET;
-      const left = core.exports.run(budget);
+      if (this.stepping || this.breaks.length > 0 || state.getInt32(State.RFLAGS, true) & Flag.TF) {
+        const reason = this.runSlowly();
+        if (reason >= 0) return reason;
+        continue;
+      }
+      const left = core.exports.run(state.getInt32(State.SHADOW, true) !== 0 ? 1 : BUDGET);
       if (left === Leave.DECODE) this.decode(state.getBigUint64(State.MODE_KEY, true));
       else if (left > Leave.ATTENTION) {
         const reason = this.exitOf(left);
         if (reason >= 0) return reason;
       }
     }
+  }
+
+  /** One instruction under TF, single step or breakpoints; an exit, or -1. */
+  private runSlowly(): number {
+    const { state } = this;
+    const rip = this.linearRip();
+    if (this.breaks.includes(rip) && this.stoppedAt !== rip) {
+      this.stoppedAt = rip;
+      return this.debugExit();
+    }
+    this.stoppedAt = -1n;
+    const trap = (state.getInt32(State.RFLAGS, true) & Flag.TF) !== 0;
+    const left = this.step();
+    if (left !== Leave.BUDGET) return this.exitOf(left);
+    if (trap && !state.getInt32(State.DELIVERED, true)) {
+      // DR6.BS: a single step (SDM vol. 3, 18.2.3).
+      const dr6 = State.DR + 32;
+      state.setBigUint64(dr6, state.getBigUint64(dr6, true) | 0x4000n, true);
+      if (this.core.exports.deliver(1, -1, Source.EXCEPTION) !== 0) this.shutDown = true;
+    }
+    return this.stepping ? this.debugExit() : -1;
+  }
+
+  private linearRip(): bigint {
+    const { state } = this;
+    const base = state.getBigUint64(State.CODE_BASE, true);
+    return (state.getBigUint64(State.RIP, true) + base) & state.getBigUint64(State.CODE_MASK, true);
+  }
+
+  private debugExit(): number {
+    this.address[0] = Number(this.linearRip());
+    return Exit.DEBUG;
   }
 
   /** Turns a {@link Leave} into an exit. */
@@ -216,7 +276,6 @@ export class SoftVcpu implements Vcpu {
     const error = done === "fault" ? state.getInt32(State.ERROR, true) : -1;
     state.setInt32(State.FAULT, 0, true);
     const failed = core.exports.deliver(vector, error, Source.EXCEPTION);
-    if (failed !== 0) state.setInt32(State.ACTIVITY, Activity.HALTED, true);
     if (failed !== 0) this.shutDown = true;
   }
   private shutDown = false;
@@ -259,7 +318,6 @@ export class SoftVcpu implements Vcpu {
   /** Sleeps until something happens. False when nothing but the machine can end this halt. */
   private sleep(): boolean {
     const { state, apic } = this;
-    if (this.shutDown) return false;
     const waiting = state.getInt32(State.ACTIVITY, true);
     const enabled = (state.getInt32(State.RFLAGS, true) & Flag.IF) !== 0;
     if (apic === null) return false;
@@ -521,6 +579,8 @@ export class SoftVcpu implements Vcpu {
     this.shutDown = false;
     this.apic?.setTaskPriority(Number(from.getBigUint64(X64.CR8, true) & 15n));
     this.copyFpu(from, X64.XSAVE, false);
+    // The machine may have loaded another program.
+    this.core.dropAll();
     this.core.exports.flush_tlb();
     this.core.exports.update_mode();
   }

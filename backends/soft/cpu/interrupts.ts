@@ -79,6 +79,8 @@ export function defineInterrupts(module: Module, target: Target): void {
     f.set32(State.FLAG_KIND, 0);
     f.set32(State.RFLAGS, value.and(~Flag.ARITHMETIC));
     f.if(value.xor(old).has(Flag.AC), () => f.do(updateMode));
+    // Single steps are JavaScript's: the next block is not entered.
+    f.if(value.has(Flag.TF), () => f.drop(f.place(State.ATTENTION).atomicOr32(1)));
   });
 
   define(setPrivilege, (f) => {
@@ -329,6 +331,7 @@ export function defineInterrupts(module: Module, target: Target): void {
     const vector = f.i32(f.parameter32(0));
     const error = f.i32(f.parameter32(1));
     const source = f.i32(f.parameter32(2));
+    f.set32(State.DELIVERED, 1);
     // Delivery begins anew for the exception it ran into: benign, contributory, page fault (SDM vol. 3, 6.15).
     const kind = (v: I32): I32 =>
       select(
