@@ -7,12 +7,13 @@ import { defineSegments } from "./cpu/segments.ts";
 import { defineTransfers } from "./cpu/transfer.ts";
 import type { Target } from "./cpu_function.ts";
 import { defineFlagFunctions } from "./flags.ts";
-import { BlockAssembler, type HandlerSource } from "./interpreter/assemble.ts";
+import { BlockAssembler, type HandlerSource, modeOf } from "./interpreter/assemble.ts";
 import { defineHandler, type HandlerEmitter } from "./interpreter/handler.ts";
 import { defineLoop, hashOf, type InlineHandler } from "./interpreter/loop.ts";
 import { defineSystem } from "./isa/system.ts";
 import { defineWideArithmetic } from "./isa/wide.ts";
 import { defineFloatingPoint } from "./sse/define.ts";
+import { DEFAULT_THRESHOLD, NEVER, RegionJit } from "./jit/compile.ts";
 import { Block, BlockTable, CpuArea, type Layout, Op, PageAttribute, Shared, State, Tlb } from "./layout.ts";
 import { setMemory64 } from "./wasm/memory.ts";
 import { Module } from "./wasm/module.ts";
@@ -68,6 +69,9 @@ export class Core implements HandlerSource {
   /** Blocks by page of RAM. */
   private readonly blocksOf = new Map<number, CachedBlock[]>();
   private readonly staleHandler: number;
+  /** Null when it is switched off. */
+  readonly jit: RegionJit | null;
+  private readonly threshold: number;
   /** Called when a page becomes code, or stops being it, so that other vCPUs follow. */
   onCodePage: (page: number) => void = () => {};
   onCodeWritten: (page: number) => void = () => {};
@@ -111,6 +115,9 @@ export class Core implements HandlerSource {
     this.exports = instance.exports as unknown as Exports;
     this.staleHandler = this.handler("stale", (e) => e.restart());
     this.flushHandlers();
+    const threshold = this.view.getInt32(Shared.JIT_THRESHOLD, true);
+    this.threshold = threshold > 0 ? threshold : DEFAULT_THRESHOLD;
+    this.jit = threshold < 0 ? null : this.makeJit();
   }
 
   private instantiate(module: Module): WebAssembly.Instance {
@@ -173,7 +180,8 @@ export class Core implements HandlerSource {
     this.flushHandlers();
     const { view } = this;
     view.setInt32(address + Block.INSTRUCTIONS, made.instructions, true);
-    view.setInt32(address + Block.HEAT, 0, true);
+    const compilable = this.jit !== null && secondPage < 0 && !(key & SINGLE) && modeOf(key) === 64;
+    view.setInt32(address + Block.HEAT, compilable ? this.threshold : NEVER, true);
     view.setInt32(address + Block.LENGTH, made.length, true);
     view.setInt32(address + Block.CROSSING, secondPage < 0 ? 0 : 1, true);
     view.setBigInt64(address + Block.SECOND_PAGE, BigInt(secondPage), true);
@@ -227,6 +235,7 @@ export class Core implements HandlerSource {
 
   /** Forgets the blocks of a page; a block that is running stops at its next instruction. */
   dropPage(page: number): void {
+    this.jit?.dropPage(page);
     const blocks = this.blocksOf.get(page);
     if (!blocks) return;
     this.blocksOf.delete(page);
@@ -243,10 +252,41 @@ export class Core implements HandlerSource {
 
   /** Forgets all blocks. Not while one is running. */
   dropAll(): void {
+    this.jit?.dropAll();
     const at = this.base + CpuArea.BLOCK_TABLE;
     this.bytes.fill(0, at, at + BlockTable.BYTES);
     this.blocksOf.clear();
     this.nextBlock = this.base + CpuArea.BLOCKS;
+  }
+
+  private makeJit(): RegionJit {
+    return new RegionJit({
+      target: this.target,
+      table: this.table,
+      bytes: this.bytes,
+      view: this.view,
+      instantiate: (module) => this.instantiate(module),
+      link: (exports) => void Object.assign(this.linkage, exports),
+      hostOf: (physical) => this.hostOf(physical),
+      pageOf: (host) => this.pageOf(host),
+      blockAt: (physical, mode) => this.blockAt(physical, mode),
+      dropAll: () => this.dropAll(),
+    });
+  }
+
+  /** A block's HEAT is used up: {@link Leave.HOT}. */
+  hot(): void {
+    const { state } = this;
+    const block = state.getUint32(State.HOT_BLOCK, true);
+    const physical = Number(state.getBigUint64(State.FETCH_PHYSICAL, true));
+    this.jit?.hot(block, physical, state.getBigUint64(State.MODE_KEY, true));
+  }
+
+  /** Address of the decoded block, or 0. */
+  private blockAt(physical: number, mode: bigint): number {
+    const slot = this.base + CpuArea.BLOCK_TABLE + hashOf(physical | 0);
+    if (this.view.getBigUint64(slot, true) !== (BigInt(physical) | mode)) return 0;
+    return this.layout.memory64 ? Number(this.view.getBigUint64(slot + 8, true)) : this.view.getUint32(slot + 8, true);
   }
 
   /** Address in the memory of a guest physical address, or -1. */

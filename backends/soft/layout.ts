@@ -14,6 +14,8 @@ export const Shared = {
   REGION_COUNT: SHARED + 4,
   /** i32: raised whenever the regions change. */
   REGION_GENERATION: SHARED + 8,
+  /** i32: runs of a block before the JIT compiles it; 0: its default, -1: never. */
+  JIT_THRESHOLD: SHARED + 12,
   /** f64: milliseconds (performance.timeOrigin + now) at which the TSC read 0. */
   EPOCH: SHARED + 16,
   /** Regions of guest memory: u64 guest address, u64 bytes, u64 address in this memory, u32 read-only, u32 0. */
@@ -146,6 +148,8 @@ export const State = {
   /** Where the 80-bit functions leave their results, 16 bytes; flags of the SSE operation under way (u32). */
   FPU_OUT: 2736,
   SSE_FLAGS: 2752,
+  /** Two 80-bit operands for JavaScript, 16 bytes each. */
+  FPU_OPERANDS: 2768,
   BYTES: 4096,
 } as const;
 

@@ -179,8 +179,10 @@ export class SoftVcpu implements Vcpu {
         if (reason >= 0) return reason;
         continue;
       }
+      core.jit?.poll();
       const left = core.exports.run(state.getInt32(State.SHADOW, true) !== 0 ? 1 : BUDGET);
       if (left === Leave.DECODE) this.decode(state.getBigUint64(State.MODE_KEY, true));
+      else if (left === Leave.HOT) core.hot();
       else if (left > Leave.ATTENTION) {
         const reason = this.exitOf(left);
         if (reason >= 0) return reason;

@@ -7,11 +7,12 @@ import { Leave } from "../cpu/external.ts";
 import { deliver, Source } from "../cpu/interrupts.ts";
 import { fetchTranslate } from "../cpu/mmu.ts";
 import { Fault } from "../emitter.ts";
-import { Block, BlockTable, CpuArea, InstructionTlb, Op, State } from "../layout.ts";
+import { Block, BlockTable, CpuArea, InstructionTlb, Op, Reg, State } from "../layout.ts";
 import type { Label, Local } from "../wasm/function.ts";
 import { type Pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
+import { REGION_TABLE, regionSignature } from "../jit/compile.ts";
 import type { Module } from "../wasm/module.ts";
-import { I32, select, Type } from "../wasm/values.ts";
+import { I32, i32, select, Type } from "../wasm/values.ts";
 import { HandlerEmitter, handlerSignature, Next } from "./handler.ts";
 
 /** (budget in instructions) -> {@link Leave}; what is left of the budget is in BUDGET. */
@@ -36,6 +37,8 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
     const rip = f.i64();
     const linear = f.i64();
     const physical = f.i64();
+    // A region was left for an instruction that the interpreter must run.
+    const interpret = f.i32(0);
     const leave = (reason: number | I32) => {
       f.set32(State.BUDGET, budget);
       f.return(reason);
@@ -85,9 +88,26 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
           leave(Leave.DECODE);
         });
       });
-      f.set(budget, budget.sub(block.i32(Block.INSTRUCTIONS)));
       f.set(op, block.add(Block.OPS));
       f.block((fault: Label) => {
+        const heat = f.i32(block.i32(Block.HEAT));
+        f.if(heat.gtS(0), () => f.store32(block, heat.sub(1), Block.HEAT), () => {
+          f.if(heat.eqz(), () => {
+            f.set32(State.HOT_BLOCK, block.low());
+            f.set64(State.FETCH_PHYSICAL, physical);
+            leave(Leave.HOT);
+          });
+          f.if(interpret.i64u().or(f.s64(State.ATTENTION)).eqz(), () => {
+            f.set(budget, f.callIndirect(regionSignature(), i32(REGION_TABLE).sub(heat), budget));
+            f.brIf(lookup, f.s32(State.FAULT).eqz());
+            // RIP is the instruction's: a micro-op of offset 0.
+            f.set(op, f.place(State.GPR + Reg.ZERO * 8));
+            f.set(interpret, f.s32(State.FAULT).eq(Fault.RETRY));
+            f.br(fault);
+          });
+          f.set(interpret, 0);
+        });
+        f.set(budget, budget.sub(block.i32(Block.INSTRUCTIONS)));
         f.loop((next: Label) => {
           dispatch(f, op, inline, next, lookup, fault);
         });

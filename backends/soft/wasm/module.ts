@@ -62,6 +62,13 @@ interface Definition {
   /** Types of locals besides parameters. */
   locals: ValueType[];
   code: number[];
+  hints: readonly BranchHint[];
+}
+
+/** What is known of a branch: the index of its `if` or `br_if` in the function's code, and whether it is likely taken. */
+export interface BranchHint {
+  at: number;
+  likely: boolean;
 }
 
 /** A module under construction. */
@@ -74,13 +81,19 @@ export class Module {
   define(name: FunctionName, locals: ValueType[], code: number[]): void {
     this.definedAs.set(name.number, this.definitions.length);
     this.exports.push([name.name, this.definitions.length]);
-    this.definitions.push({ signature: signatureOf(name), locals, code });
+    this.definitions.push({ signature: signatureOf(name), locals, code, hints: [] });
   }
 
-  /** Adds a function that only the table will know, exported under `name`. */
-  defineExport(name: string, type: Signature, locals: ValueType[], code: number[]): void {
+  /** Adds a function that only the table will know, exported under `name`; hints in ascending order. */
+  defineExport(
+    name: string,
+    type: Signature,
+    locals: ValueType[],
+    code: number[],
+    hints: readonly BranchHint[] = [],
+  ): void {
     this.exports.push([name, this.definitions.length]);
-    this.definitions.push({ signature: type, locals, code });
+    this.definitions.push({ signature: type, locals, code, hints });
   }
 
   /**
@@ -169,8 +182,16 @@ export class Module {
     section(7, exportSection);
 
     const codeSection: number[] = [];
+    const hinted: number[] = [];
+    let hintedFunctions = 0;
     pushUnsigned(codeSection, this.definitions.length);
-    for (const { locals, code } of this.definitions) {
+    for (const [number, { locals, code, hints }] of this.definitions.entries()) {
+      if (hints.length > 0) {
+        hintedFunctions++;
+        pushUnsigned(hinted, imported.length + number);
+        pushUnsigned(hinted, hints.length);
+      }
+      let nextHint = 0;
       const body: number[] = [];
       const runs: [number, ValueType][] = [];
       for (const type of locals) {
@@ -185,6 +206,10 @@ export class Module {
       }
       for (let i = 0; i < code.length; i++) {
         const element = code[i];
+        if (nextHint < hints.length && hints[nextHint].at === i) {
+          pushUnsigned(hinted, body.length);
+          hinted.push(1, hints[nextHint++].likely ? 1 : 0);
+        }
         if (element < FUNCTION_REFERENCE) body.push(element);
         else if (element >= TYPE_REFERENCE) {
           pushUnsigned(body, typeIndex.get(signatures[element - TYPE_REFERENCE].number)!);
@@ -196,6 +221,14 @@ export class Module {
       }
       pushUnsigned(codeSection, body.length);
       for (let i = 0; i < body.length; i++) codeSection.push(body[i]);
+    }
+    // Branch hints (WebAssembly code metadata, "metadata.code.branch_hint"): offsets from the start of a body.
+    if (hintedFunctions > 0) {
+      const custom: number[] = [];
+      pushName(custom, "metadata.code.branch_hint");
+      pushUnsigned(custom, hintedFunctions);
+      for (const byte of hinted) custom.push(byte);
+      section(0, custom);
     }
     section(10, codeSection);
     return new Uint8Array(out);

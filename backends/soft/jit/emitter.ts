@@ -1,0 +1,384 @@
+/**
+ * The region JIT's side of the emitter: operands are constants, guest registers live in Wasm locals while the region
+ * runs and are written back where it is left.
+ */
+import type { Instruction, Operand } from "../decode.ts";
+import { type Bits, Emitter, raise } from "../emitter.ts";
+import { bits, carry, condition, FlagKind, type LazyFlags } from "../flags.ts";
+import { Seg, Segment, State } from "../layout.ts";
+import type { Label, Local } from "../wasm/function.ts";
+import type { Pointer } from "../wasm/memory.ts";
+import { declare } from "../wasm/module.ts";
+import { type I32, i32, I64, i64, Type, type V128 } from "../wasm/values.ts";
+import type { RegionFunc } from "./function.ts";
+import { flagResult, unresolved } from "./support.ts";
+
+const flagBitsOf = declare("flag_bits", [Type.i32, Type.i64, Type.i64, Type.i64], Type.i32);
+
+/** Rows whose result for the flags is A ± B at the operand size, so that it need not be kept. */
+const DERIVED = new Set(["add", "sub", "cmp", "neg", "xadd", "cmpxchg"]);
+/** Rows that look at the old flags only to make the new ones. */
+const KEEPS_OTHERS = new Set("rol ror rcl rcr bt bts btr btc bsf bsr inc dec clc stc cmc".split(" "));
+
+/** What is known of the flags when code is generated. */
+export interface FlagState {
+  /** {@link FlagKind}, or -1: it is in a local. */
+  kind: number;
+  /** Not 0: the result is A ± B sign-extended from so many bits, and not in its local. */
+  derived: number;
+  /** The kind is in a local and is none of ADD SUB ADC SBB: CF is bit 0 of A. */
+  simple: boolean;
+}
+
+export class RegionEmitter extends Emitter {
+  readonly f: RegionFunc;
+  protected faultLabel: Label = { depth: 0 };
+  /** Instructions of this path that the budget has not been charged for. */
+  pending = 0;
+  state: FlagState = { kind: -1, derived: 0, simple: false };
+  /** No one will see the flags that this instruction sets. */
+  flagsUnseen = false;
+  /** The condition of the branch just emitted; null: always. */
+  taken: I32 | null = null;
+
+  readonly registers: Local<I64>[];
+  readonly registerUsed = new Array<boolean>(16).fill(false);
+  readonly registerWritten = new Array<boolean>(16).fill(false);
+  readonly vectors: Local<V128>[];
+  readonly vectorUsed = new Array<boolean>(16).fill(false);
+  readonly vectorWritten = new Array<boolean>(16).fill(false);
+  private readonly flagKind: Local<I32>;
+  private readonly flagA: Local<I64>;
+  private readonly flagB: Local<I64>;
+  private readonly flagR: Local<I64>;
+  private flagsWritten = false;
+  /** Linear address of the entry's page. */
+  readonly page: Local<I64>;
+  readonly exitRip: Local<I64>;
+  readonly budget: Local<I32>;
+  private readonly tlbBase: Local<Pointer>;
+
+  private instruction!: Instruction;
+  /** Of the instruction, from {@link page}. */
+  private offset = 0;
+
+  constructor(f: RegionFunc, withVectors: boolean) {
+    super();
+    this.f = f;
+    this.budget = f.parameter32(0);
+    this.page = f.i64();
+    this.exitRip = f.i64();
+    this.tlbBase = f.pointer();
+    this.flagKind = f.i32();
+    this.flagA = f.i64();
+    this.flagB = f.i64();
+    this.flagR = f.i64();
+    this.registers = Array.from({ length: 16 }, () => f.i64());
+    this.vectors = withVectors ? Array.from({ length: 16 }, () => f.v128()) : [];
+  }
+
+  /** Where the region is left: RIP in {@link exitRip}, flags in their locals. */
+  setExit(exit: Label): void {
+    this.faultLabel = exit;
+  }
+
+  /** Emits one instruction, standing at `offset` from {@link page}. */
+  emit(instruction: Instruction, offset: number, flagsUnseen: boolean): void {
+    this.instruction = instruction;
+    this.offset = offset;
+    this.flagsUnseen = flagsUnseen;
+    this.bits = instruction.bits as Bits;
+    this.addressBits = instruction.addressBits;
+    this.mode = instruction.mode;
+    this.locked = instruction.locked;
+    this.repeat = instruction.repeat;
+    this.operands = instruction.operands;
+    this.taken = null;
+    this.pending++;
+    this.f.scoped(() => instruction.row.emit(this));
+  }
+
+  // Entering and leaving.
+
+  /** Loads what the region uses; emitted last, put first. */
+  emitPrologue(entryOffset: number, simpleFlags: boolean): void {
+    const { f } = this;
+    f.set(this.page, f.s64(State.RIP).sub(entryOffset));
+    f.set(this.tlbBase, f.sPointer(State.TLB));
+    this.registers.forEach((local, n) => {
+      if (this.registerUsed[n]) f.set(local, f.s64(State.GPR + n * 8));
+    });
+    this.vectors.forEach((local, n) => {
+      if (this.vectorUsed[n]) f.set(local, f.sV128(State.XMM + n * 16));
+    });
+    f.set(this.flagKind, f.s32(State.FLAG_KIND));
+    f.set(this.flagA, f.s64(State.FLAG_A));
+    f.set(this.flagB, f.s64(State.FLAG_B));
+    f.set(this.flagR, f.s64(State.FLAG_RESULT));
+    if (simpleFlags) this.simplifyDynamic();
+  }
+
+  /** Writes back what the region changed. */
+  emitEpilogue(): void {
+    const { f } = this;
+    this.registers.forEach((local, n) => {
+      if (this.registerWritten[n]) f.set64(State.GPR + n * 8, local);
+    });
+    this.vectors.forEach((local, n) => {
+      if (this.vectorWritten[n]) f.setV128(State.XMM + n * 16, local);
+    });
+    if (this.flagsWritten) {
+      f.if(this.flagKind.gtU(255), () => this.resolve());
+      f.set32(State.FLAG_KIND, this.flagKind);
+      f.set64(State.FLAG_A, this.flagA);
+      f.set64(State.FLAG_B, this.flagB);
+      f.set64(State.FLAG_RESULT, this.flagR);
+    }
+    f.set64(State.RIP, this.exitRip);
+    f.return(this.budget);
+  }
+
+  /** Charges the budget for the instructions of this path. */
+  charge(): void {
+    if (this.pending > 0) this.f.set(this.budget, this.budget.sub(this.pending));
+    this.pending = 0;
+  }
+
+  /** Leaves the region for the code at an offset from {@link page}. */
+  leave(offset: number): void {
+    this.leaveTo(this.page.add(offset));
+  }
+
+  private leaveTo(rip: I64): void {
+    const { f } = this;
+    f.set(this.exitRip, rip);
+    this.storeKind();
+    if (this.pending > 0) f.set(this.budget, this.budget.sub(this.pending));
+    f.br(this.faultLabel);
+  }
+
+  // Flags.
+
+  /** Puts the kind into its local, where it is known. */
+  storeKind(): void {
+    const { kind, derived } = this.state;
+    if (kind >= 0) this.f.set(this.flagKind, i32(unresolved(kind, derived)));
+  }
+
+  /** Computes the result where it is not stored. */
+  private resolve(): void {
+    const { f } = this;
+    f.set(this.flagR, f.call64(flagResult, this.flagKind, this.flagA, this.flagB, this.flagR));
+    f.set(this.flagKind, this.flagKind.and(255));
+  }
+
+  private simplifyDynamic(): void {
+    const { f } = this;
+    f.if(this.flagKind.and(255).sub(FlagKind.ADD).leU(FlagKind.SBB - FlagKind.ADD), () => {
+      f.markCold();
+      this.resolve();
+      this.flagsWritten = true;
+      f.set(this.flagA, f.call32(flagBitsOf, this.flagKind, this.flagA, this.flagB, this.flagR).i64u());
+      f.set(this.flagKind, FlagKind.EXPLICIT);
+    });
+  }
+
+  /**
+   * Brings the flags into the form in which paths meet: all in locals.
+   * @param simple what follows asks for CF: see {@link FlagState.simple}
+   */
+  meet(simple: boolean): void {
+    const { state } = this;
+    if (state.kind < 0) {
+      if (simple && !state.simple) this.simplifyDynamic();
+    } else if (simple && !isSimple(state.kind)) {
+      this.flagsWritten = true;
+      const value = this.f.i32(bits(this.f, this.flags()));
+      this.f.set(this.flagA, value.i64u());
+      this.f.set(this.flagKind, FlagKind.EXPLICIT);
+    } else this.storeKind();
+  }
+
+  override flags(): LazyFlags {
+    const { state, flagA: a, flagB: b } = this;
+    if (state.kind < 0) {
+      this.resolve();
+      return { kind: this.flagKind, a, b, result: this.flagR };
+    }
+    const derived = state.kind === FlagKind.ADD ? a.add(b) : a.sub(b);
+    return { kind: state.kind, a, b, result: state.derived ? derived.sx(state.derived) : this.flagR };
+  }
+
+  protected setLazy(kind: number, a: I64, b: I64 | null, result: I64 | null): void {
+    if (this.flagsUnseen) return;
+    const { f } = this;
+    const { name } = this.instruction.row;
+    this.flagsWritten = true;
+    const derived = DERIVED.has(name) && (kind === FlagKind.ADD || kind === FlagKind.SUB) ? this.bits : 0;
+    if (result && !derived) f.set(this.flagR, result);
+    if (b) f.set(this.flagB, b);
+    f.set(this.flagA, a);
+    this.state = { kind, derived, simple: false };
+  }
+
+  flagsWhen(when: I32, change: () => void): void {
+    if (this.flagsUnseen) return;
+    const before = this.state;
+    this.storeKind();
+    this.f.if(when, () => {
+      change();
+      this.storeKind();
+    });
+    const after = this.state;
+    const simple = (state: FlagState) => (state.kind < 0 ? state.simple : isSimple(state.kind));
+    this.state = { kind: -1, derived: 0, simple: simple(before) && simple(after) };
+  }
+
+  override carry(): I32 {
+    const { name } = this.instruction.row;
+    if (this.flagsUnseen && (name === "inc" || name === "dec")) return i32(0);
+    if (this.state.kind < 0 && this.state.simple) return this.flagA.i32().and(1);
+    return carry(this.f, this.flags());
+  }
+
+  override flagBits(): I32 {
+    if (this.flagsUnseen && KEEPS_OTHERS.has(this.instruction.row.name)) return i32(0);
+    return bits(this.f, this.flags());
+  }
+
+  override condition(cc: number): I32 {
+    if (cc >> 1 === 1 && this.state.kind < 0 && this.state.simple) {
+      return cc & 1 ? this.carry().eqz() : this.carry();
+    }
+    return condition(this.f, cc, this.flags());
+  }
+
+  // Operands.
+
+  private operand(index: number): Operand {
+    return this.operands[index] as Operand;
+  }
+  reg(number: number): I64 {
+    this.registerUsed[number] = true;
+    return this.registers[number];
+  }
+  setReg(number: number, value: I64): void {
+    this.registerUsed[number] = true;
+    this.registerWritten[number] = true;
+    this.f.set(this.registers[number], value);
+  }
+  protected readRegister(index: number, bits: number): I64 {
+    const { register, high } = this.operand(index);
+    return high ? this.reg(register - 4).shrU(8).sx(8) : this.reg(register).sx(bits);
+  }
+  protected readRegisterUnsigned(index: number, bits: number): I64 {
+    const { register, high } = this.operand(index);
+    return high ? this.reg(register - 4).shrU(8).and(255) : this.reg(register).zx(bits);
+  }
+  protected writeRegister(index: number, bits: number, value: I64): void {
+    const { register, high } = this.operand(index);
+    if (high) {
+      this.setReg(register - 4, this.reg(register - 4).and(~0xff00).or(value.and(0xff).shl(8)));
+    } else if (bits >= 32) this.setReg(register, value.zx(bits));
+    else this.setReg(register, this.reg(register).and(bits === 16 ? ~0xffff : ~0xff).or(value.zx(bits)));
+  }
+  protected effectiveAddress(_index: number): I64 {
+    const { instruction: i, f } = this;
+    const parts: I64[] = [];
+    let displacement: bigint = BigInt(i.displacement);
+    if (i.absolute) displacement = (BigInt(i.displacementHigh) << 32n) | BigInt(i.displacement >>> 0);
+    if (i.relative) {
+      parts.push(this.page);
+      displacement += BigInt(this.offset + i.length);
+    } else if (i.base < 16) parts.push(this.reg(i.base));
+    if (i.index < 16) parts.push(this.reg(i.index).shl(i.scale));
+    if (displacement !== 0n || parts.length === 0) parts.push(i64(displacement));
+    let address = parts.reduce((sum, part) => sum.add(part));
+    if (i.addressBits === 32) address = address.and(0xffff_ffff);
+    // LEA gives the offset.
+    if (i.row.name !== "lea" && (i.segment === Seg.FS || i.segment === Seg.GS)) {
+      address = address.add(f.s64(State.SEGMENTS + i.segment * Segment.BYTES + Segment.BASE));
+    }
+    return address;
+  }
+  immediate(index: number): I64 {
+    const { low, highWord } = this.operand(index);
+    return i64((BigInt(highWord) << 32n) | BigInt(low >>> 0));
+  }
+  constant(index: number): number | null {
+    const operand = this.operand(index);
+    return operand.kind === "i" ? operand.low : null;
+  }
+  readXmm(index: number): V128 {
+    return this.xmm(this.operand(index).register);
+  }
+  writeXmm(index: number, value: V128): void {
+    this.setXmm(this.operand(index).register, value);
+  }
+  xmm(number: number): V128 {
+    this.vectorUsed[number] = true;
+    return this.vectors[number];
+  }
+  setXmm(number: number, value: V128): void {
+    this.vectorUsed[number] = true;
+    this.vectorWritten[number] = true;
+    this.f.set(this.vectors[number], value);
+  }
+  mmxPlace(index: number): Pointer {
+    return this.f.place(State.X87 + this.operand(index).register * 16);
+  }
+  protected tlb(): Pointer {
+    return this.tlbBase;
+  }
+  auxiliary(): I32 {
+    return i32(this.instruction.segment < 0 ? Seg.DS : this.instruction.segment);
+  }
+
+  // Exceptions. Nothing the guest sees has changed: the region is left before this instruction.
+
+  protected enterSlowPath(): void {
+    this.f.markCold();
+  }
+  override faultIf(set: I32): void {
+    this.f.if(set, () => {
+      this.f.markCold();
+      this.leave(this.offset);
+    });
+  }
+  override raise(vector: number, error: I32 | number = -1): void {
+    this.f.markCold();
+    this.f.do(raise, vector, error);
+    this.leave(this.offset);
+  }
+
+  // Control.
+
+  currentRip(): I64 {
+    return this.page.add(this.offset);
+  }
+  nextRip(): I64 {
+    return this.page.add(this.offset + this.instruction.length);
+  }
+  jumpTo(rip: I64): void {
+    this.leaveTo(rip);
+  }
+  branch(taken: I32 | null): void {
+    this.taken = taken;
+  }
+  endBlock(): void {
+    this.leaveTo(this.nextRip());
+  }
+  finishBlock(): void {
+    throw new Error(`${this.instruction.row.name} in a region`);
+  }
+  restart(): void {
+    throw new Error(`${this.instruction.row.name} in a region`);
+  }
+  protected setLegacyStackPointer(): void {
+    throw new Error("a region outside 64-bit mode");
+  }
+}
+
+function isSimple(kind: number): boolean {
+  return kind < FlagKind.ADD || kind > FlagKind.SBB;
+}

@@ -1,0 +1,68 @@
+/** The body of a region's function: notes which branches are unlikely, and stores through the JIT's own slow paths. */
+import { CpuFunc, type Target } from "../cpu_function.ts";
+import { store128Slow, storeSlow } from "../emitter.ts";
+import type { BranchHint, FunctionName } from "../wasm/module.ts";
+import { type I32, Type, type Value } from "../wasm/values.ts";
+import { regionStore, regionStore128 } from "./support.ts";
+
+export class RegionFunc extends CpuFunc {
+  private readonly hints: BranchHint[] = [];
+  private cold = false;
+
+  /** Parameter 0 is the budget. */
+  constructor(target: Target) {
+    super(target, [Type.i32]);
+  }
+
+  /** The code being emitted runs rarely. */
+  markCold(): void {
+    this.cold = true;
+  }
+
+  override if(condition: I32, then: () => void, otherwise?: () => void): void {
+    const at = this.code.length + condition.code.length;
+    const outer = this.cold;
+    let thenCold = false;
+    let otherwiseCold = false;
+    super.if(condition, () => {
+      this.cold = false;
+      then();
+      thenCold = this.cold;
+    }, otherwise && (() => {
+      this.cold = false;
+      otherwise();
+      otherwiseCold = this.cold;
+    }));
+    this.cold = outer;
+    if (thenCold !== otherwiseCold) this.hints.push({ at, likely: otherwiseCold });
+  }
+
+  /** An `if` of the guest's own: nothing is known of it. */
+  plainIf(condition: I32, then: () => void, otherwise: () => void): void {
+    const outer = this.cold;
+    super.if(condition, then, otherwise);
+    this.cold = outer;
+  }
+
+  /** A store to a page with code must not happen in a region that may be of that code. */
+  override do(name: FunctionName, ...args: (Value | number)[]): void {
+    super.do(name === storeSlow ? regionStore : name === store128Slow ? regionStore128 : name, ...args);
+  }
+
+  /** Takes all code and hints emitted so far away. */
+  take(): { code: number[]; hints: BranchHint[] } {
+    return { code: this.code.splice(0), hints: this.hints.splice(0) };
+  }
+
+  /** Puts taken code behind what there is. */
+  append({ code, hints }: { code: number[]; hints: BranchHint[] }): void {
+    const at = this.code.length;
+    for (let i = 0; i < code.length; i++) this.code.push(code[i]);
+    for (const hint of hints) this.hints.push({ at: hint.at + at, likely: hint.likely });
+  }
+
+  /** Branch hints in the order of the code. */
+  sortedHints(): BranchHint[] {
+    return this.hints.sort((a, b) => a.at - b.at);
+  }
+}

@@ -1,0 +1,121 @@
+/** A region as one Wasm function: budget -> what is left of it. */
+import type { Target } from "../cpu_function.ts";
+import { State } from "../layout.ts";
+import type { Label } from "../wasm/function.ts";
+import type { BranchHint } from "../wasm/module.ts";
+import type { ValueType } from "../wasm/values.ts";
+import { RegionEmitter } from "./emitter.ts";
+import { markAsking, unseenFlags } from "./flag_use.ts";
+import { flowOf, type Node } from "./flow.ts";
+import { RegionFunc } from "./function.ts";
+import type { Region } from "./region.ts";
+
+/** A function's parts, for {@link import("../wasm/module.ts").Module.defineExport}. */
+export interface GeneratedFunction {
+  locals: ValueType[];
+  code: number[];
+  hints: BranchHint[];
+}
+
+/** Generates a region's function. */
+export function generate(target: Target, region: Region): GeneratedFunction {
+  const f = new RegionFunc(target);
+  const e = new RegionEmitter(f, region.usesVectors);
+  const nodes = flowOf(region);
+  markAsking(nodes);
+  f.block((exit) => {
+    e.setExit(exit);
+    new Generator(f, e).tree(nodes[0]);
+  });
+  e.emitEpilogue();
+  f.code.push(0x00);
+  // What the region uses is known only now.
+  const body = f.take();
+  e.emitPrologue(region.entry, nodes[0].asksFlags);
+  f.append(body);
+  return { locals: f.locals, code: f.finish(), hints: f.sortedHints() };
+}
+
+class Generator {
+  private readonly labels = new Map<Node, Label>();
+  private readonly loops = new Map<Node, Label>();
+
+  constructor(private readonly f: RegionFunc, private readonly e: RegionEmitter) {}
+
+  /** A node and all it dominates. Every path through it ends in a branch elsewhere. */
+  tree(node: Node): void {
+    const { f, e } = this;
+    if (!node.isLoop) {
+      if (node.isMeeting || node.dominator === null) this.begin(node);
+      return this.within(node, 0);
+    }
+    // Into a loop from above; a meeting was left to with all this done.
+    if (!node.isMeeting && node.dominator !== null) {
+      e.charge();
+      e.meet(node.asksFlags);
+    }
+    f.loop((again) => {
+      this.loops.set(node, again);
+      this.begin(node);
+      this.within(node, 0);
+    });
+  }
+
+  /** What is known where paths meet. */
+  private begin(node: Node): void {
+    this.e.pending = 0;
+    this.e.state = { kind: -1, derived: 0, simple: node.asksFlags };
+  }
+
+  private within(node: Node, meeting: number): void {
+    if (meeting === node.meetings.length) return this.block(node);
+    const next = node.meetings[meeting];
+    this.f.block((label) => {
+      this.labels.set(next, label);
+      this.within(node, meeting + 1);
+    });
+    this.tree(next);
+  }
+
+  private block(node: Node): void {
+    const { f, e } = this;
+    const { block, successors } = node;
+    const unseen = unseenFlags(block.instructions);
+    block.instructions.forEach((instruction, n) => e.emit(instruction, block.offsets[n], unseen[n]));
+    switch (block.how) {
+      case "leave":
+        return;
+      case "stop":
+        return e.leave(block.end);
+      case "jump":
+        return this.edge(node, successors[0], block.successors[0]);
+      case "branch": {
+        const { state, pending } = e;
+        f.plainIf(e.taken!, () => this.edge(node, successors[0], block.successors[0]), () => {
+          e.state = state;
+          e.pending = pending;
+          this.edge(node, successors[1], block.successors[1]);
+        });
+      }
+    }
+  }
+
+  private edge(from: Node, to: Node | null, offset: number): void {
+    const { f, e } = this;
+    if (to === null) return e.leave(offset);
+    if (to.order <= from.order) {
+      // Round the loop, unless something waits or the budget is used up.
+      e.charge();
+      f.if(f.s64(State.ATTENTION).ne(0).or(e.budget.leS(0)), () => {
+        f.markCold();
+        e.leave(offset);
+      });
+      e.meet(to.asksFlags);
+      return f.br(this.loops.get(to)!);
+    }
+    if (!to.isMeeting) return this.tree(to);
+    e.charge();
+    e.meet(to.asksFlags);
+    f.br(this.labels.get(to)!);
+  }
+}

@@ -1,0 +1,66 @@
+/** Functions of the core's kind that only regions call. */
+import { type CpuFunc, declare, defineCpuFunction, type Target } from "../cpu_function.ts";
+import { Access, guard, hostOf, translate } from "../cpu/mmu.ts";
+import { Fault, store128Slow, storeSlow } from "../emitter.ts";
+import { FlagKind } from "../flags.ts";
+import { PageAttribute, State } from "../layout.ts";
+import { type Pointer, pointerOf } from "../wasm/memory.ts";
+import type { Module } from "../wasm/module.ts";
+import { type I64, Type } from "../wasm/values.ts";
+
+/**
+ * As the emitter's slow stores; but a store to a page that holds code is not done: FAULT becomes RETRY, so that the
+ * region is left before the instruction and the interpreter, which notices at the next instruction when its own code
+ * has changed, runs it.
+ */
+export const regionStore = declare("region_store", [Type.i64, Type.i32, Type.i64], null);
+export const regionStore128 = declare("region_store128", [Type.i64, Type.v128], null);
+/** (kind as in {@link unresolved}, a, b, result) -> result, computed from a and b where the kind says so. */
+export const flagResult = declare("region_flag_result", [Type.i32, Type.i64, Type.i64, Type.i64], Type.i64);
+
+/** A kind of flags whose result has not been stored: it is A ± B, sign-extended from `bits`. */
+export function unresolved(kind: number, bits: number): number {
+  return kind | (bits << 8);
+}
+
+export function defineRegionSupport(module: Module, target: Target): void {
+  const attributesAt = target.layout.pageAttributes;
+  const refuseCode = (f: CpuFunc, address: I64) => {
+    const physical = f.i64(f.call64(translate, address, Access.WRITE));
+    guard(f);
+    const host = f.pointer(f.callPointer(hostOf, physical, 1));
+    f.if(host.eqz().eqz(), () => {
+      const attribute: Pointer = pointerOf(host.sub(target.layout.ramBase).wide().shrU(12));
+      f.if(attribute.u8(attributesAt).has(PageAttribute.HAS_CODE), () => {
+        f.set32(State.FAULT, Fault.RETRY);
+        f.return();
+      });
+    });
+  };
+  defineCpuFunction(module, target, regionStore, (f) => {
+    const address = f.parameter64(0);
+    const bytes = f.parameter32(1);
+    refuseCode(f, address);
+    const last = f.i64(address.add(bytes.i64u()).sub(1));
+    f.if(address.xor(last).shrU(12).ne(0), () => refuseCode(f, last));
+    f.do(storeSlow, address, bytes, f.parameter64(2));
+  });
+  defineCpuFunction(module, target, regionStore128, (f) => {
+    const address = f.parameter64(0);
+    refuseCode(f, address);
+    const last = f.i64(address.add(15));
+    f.if(address.xor(last).shrU(12).ne(0), () => refuseCode(f, last));
+    f.do(store128Slow, address, f.parameterV128(1));
+  });
+  defineCpuFunction(module, target, flagResult, (f) => {
+    const kind = f.parameter32(0);
+    const a = f.parameter64(1);
+    const b = f.parameter64(2);
+    const bits = f.i32(kind.shrU(8));
+    f.if(bits.eqz(), () => f.return(f.parameter64(3)));
+    const wide = f.i64(a.sub(b));
+    f.if(kind.and(255).eq(FlagKind.ADD), () => f.set(wide, a.add(b)));
+    const shift = f.i64(bits.i64u().neg().and(63));
+    f.return(wide.shl(shift).shrS(shift));
+  });
+}
