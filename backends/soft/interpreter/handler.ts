@@ -219,7 +219,8 @@ export function handlerKey(instruction: Instruction): string {
   const { row, bits, mode, addressBits, locked, repeat } = instruction;
   const shapes = instruction.operands.map((o) => o.kind + o.bits).join(",");
   const parts = [row.name, bits, shapes];
-  if (row.modal) parts.push(`mode${mode}`);
+  // Whatever sets RIP cuts it to the width of the mode.
+  if (row.modal || row.ends) parts.push(`mode${mode}`);
   if (row.addressSized) parts.push(`address${addressBits}`);
   if (row.repeats) parts.push(`repeat${repeat}`);
   if (locked) parts.push("lock");
