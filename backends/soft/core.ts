@@ -13,6 +13,7 @@ import { defineLoop, hashOf, type InlineHandler } from "./interpreter/loop.ts";
 import { defineSystem } from "./isa/system.ts";
 import { defineWideArithmetic } from "./isa/wide.ts";
 import { defineFloatingPoint } from "./sse/define.ts";
+import { transcendentalImport } from "./x87/import.ts";
 import { DEFAULT_THRESHOLD, NEVER, RegionJit } from "./jit/compile.ts";
 import { Block, BlockTable, CpuArea, type Layout, Op, PageAttribute, Shared, State, Tlb } from "./layout.ts";
 import { setMemory64 } from "./wasm/memory.ts";
@@ -32,6 +33,7 @@ export interface Exports {
   run(budget: number): number;
   deliver(vector: number, error: number, source: number): number;
   flush_tlb(): void;
+  note_page(page: number): void;
   fetch_translate(linear: bigint): bigint;
   update_mode(): void;
   read_flags(): number;
@@ -108,6 +110,7 @@ export class Core implements HandlerSource {
       memory,
       table: this.table,
       ...imports as unknown as Record<string, WebAssembly.ExportValue>,
+      ...transcendentalImport(() => this.state),
       code_written: (page: number) => this.codeWritten(page),
     };
     const instance = this.instantiate(module);
@@ -214,6 +217,7 @@ export class Core implements HandlerSource {
       Atomics.or(this.bytes, at, PageAttribute.HAS_CODE);
       this.flushWrites();
       this.onCodePage(page);
+      this.exports.note_page(page);
     }
     return page;
   }
@@ -271,7 +275,7 @@ export class Core implements HandlerSource {
       pageOf: (host) => this.pageOf(host),
       blockAt: (physical, mode) => this.blockAt(physical, mode),
       dropAll: () => this.dropAll(),
-    });
+    }, this.threshold === 1);
   }
 
   /** A block's HEAT is used up: {@link Leave.HOT}. */

@@ -225,6 +225,8 @@ export interface Layout {
   cpus: number;
   ram: number;
   pageAttributes: number;
+  /** i64 a page: hash of its content when it became code. */
+  pageHashes: number;
   cpuBase: (index: number) => number;
   ramBase: number;
   total: number;
@@ -234,13 +236,15 @@ export interface Layout {
 /** Computes the layout. */
 export function layoutFor(cpus: number, ram: number): Layout {
   const pageAttributes = 0x10000;
-  const first = (pageAttributes + ram / 4096 + 0xffff) & ~0xffff;
+  const pageHashes = (pageAttributes + ram / 4096 + 0xffff) & ~0xffff;
+  const first = (pageHashes + (ram / 4096) * 8 + 0xffff) & ~0xffff;
   const ramBase = first + cpus * CPU_BYTES;
   const total = ramBase + Math.ceil(ram / 65536) * 65536;
   return {
     cpus,
     ram,
     pageAttributes,
+    pageHashes,
     cpuBase: (index) => first + index * CPU_BYTES,
     ramBase,
     total,

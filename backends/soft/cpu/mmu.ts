@@ -16,7 +16,7 @@ import { Flag } from "../flags.ts";
 import { CpuArea, InstructionTlb, PageAttribute, Segment, Shared, State, Tlb } from "../layout.ts";
 import { type Pointer, pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
-import { I32, i32, I64, i64, select, Type } from "../wasm/values.ts";
+import { I32, i32, I64, i64, select, splat, Type } from "../wasm/values.ts";
 import { externalRead, externalWrite } from "./external.ts";
 
 /** What an access wants. */
@@ -80,6 +80,9 @@ export const storeSystem = declare("store_system", [Type.i64, Type.i32, Type.i64
 export const fetchTranslate = declare("fetch_translate", [Type.i64], Type.i64);
 /** JavaScript's: a page with decoded instructions was stored to; its number counts from the start of RAM. */
 export const codeWritten = declare("code_written", [Type.i32], null);
+/** Notes the content of a page of RAM that becomes code: (number). */
+export const notePage = declare("note_page", [Type.i32], null);
+const hashPage = declare("hash_page", [Type.i32], Type.i64);
 const pageFault = declare("page_fault", [Type.i64, Type.i32], Type.i64);
 
 const setAccessed = declare("set_accessed", ["pointer", Type.i64, Type.i64], Type.i32);
@@ -297,10 +300,45 @@ export function defineMmu(module: Module, target: Target): void {
     }
   });
 
+  // Fletcher's sums in 64-bit lanes: content and order.
+  define(hashPage, (f) => {
+    const place = f.pointer(pointerOf(f.parameter32(0).i64u().shl(12)).add(target.layout.ramBase));
+    const sum = f.v128(splat(i64(0), 64));
+    const sums = f.v128(splat(i64(0), 64));
+    const left = f.i32(4096 / 64);
+    f.loop((again) => {
+      for (let i = 0; i < 64; i += 16) {
+        f.set(sum, sum.op2(206, place.v128(i)));
+        f.set(sums, sums.op2(206, sum));
+      }
+      f.set(place, place.add(64));
+      f.set(left, left.sub(1));
+      f.brIf(again, left);
+    });
+    f.return(sums.i64(0).mul(3).add(sums.i64(1)).add(sum.i64(0).rotl(17)).add(sum.i64(1).rotl(31)));
+  });
+  define(notePage, (f) => {
+    const page = f.parameter32(0);
+    f.store64(pointerOf32(page.shl(3)), f.call64(hashPage, page), target.layout.pageHashes);
+  });
+
   define(fetchTranslate, (f) => {
     const linear = f.parameter64(0);
     const physical = f.i64(f.call64(translate, linear, Access.EXECUTE));
     guard(f, i64(0));
+    // Devices store to memory without notice. A program's page that is newly mapped may have been read from a disk into
+    // memory that held other code before: what was decoded of it is kept only while the bytes are the same. The
+    // kernel's own code comes by the processor's stores.
+    f.if(f.s32(State.CPL).eq(3).or(f.s64(State.CR0).has(CR0.PG).eqz()), () => {
+      const host = f.pointer(f.callPointer(hostOf, physical, 0));
+      f.if(host.eqz().eqz(), () => {
+        const page = f.i32(attributesOf(f, host).low());
+        f.if(pointerOf32(page).u8(attributesAt).has(PageAttribute.HAS_CODE), () => {
+          const known = pointerOf32(page.shl(3)).i64(target.layout.pageHashes);
+          f.if(f.call64(hashPage, page).ne(known), () => f.do(codeWritten, page));
+        });
+      });
+    });
     const entry = f.pointer(
       pointerOf(linear.shrU(12 - 4).and((InstructionTlb.ENTRIES - 1) << 4)).add(f.sPointer(State.INSTRUCTION_TLB)),
     );
