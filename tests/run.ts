@@ -51,7 +51,22 @@ async function runDeno(args: readonly string[], limit: number): Promise<Tally> {
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
+    // A process group of its own: what a stage has started ends with it.
+    detached: true,
   }).spawn();
+  const kill = () => {
+    try {
+      Deno.kill(-child.pid, "SIGKILL");
+    } catch {
+      // all of it has ended
+    }
+  };
+  const interrupted = () => {
+    kill();
+    Deno.exit(130);
+  };
+  Deno.addSignalListener("SIGINT", interrupted);
+  Deno.addSignalListener("SIGTERM", interrupted);
   let output = "";
   const encoder = new TextEncoder();
   const follow = async (stream: ReadableStream<Uint8Array<ArrayBuffer>>) => {
@@ -63,13 +78,16 @@ async function runDeno(args: readonly string[], limit: number): Promise<Tally> {
   const timer = setTimeout(() => {
     output += `\nstopped: longer than ${limit} s\n`;
     console.log(`stopped: longer than ${limit} s`);
-    child.kill("SIGKILL");
+    kill();
   }, limit * 1000);
   try {
     await Promise.all([follow(child.stdout), follow(child.stderr)]);
     return readTally(output, (await child.status).code);
   } finally {
     clearTimeout(timer);
+    kill();
+    Deno.removeSignalListener("SIGINT", interrupted);
+    Deno.removeSignalListener("SIGTERM", interrupted);
   }
 }
 

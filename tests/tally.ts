@@ -28,6 +28,8 @@ const DENO_TEST = /^\w+ \| (\d+) passed(?: \([^)]*\))? \| (\d+) failed(?: \([^)]
 const OURS = /^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$/gm;
 // A suite with several subjects has such a line for each: `kvm: 40 passed, 0 failed, 2 skipped`.
 const SUBJECT = /^[\w(), -]+: (\d+) passed, (\d+) failed(?:, (\d+) skipped)?$/gm;
+// One test of `deno test`, for a run that was stopped before its last line.
+const ONE_TEST = /\.\.\. (ok|FAILED|ignored) \(/g;
 const REASON = /^\s*(?:SKIPPED|skip) (.*)$/gm;
 const ABSENT = /^not here: (.*)$/gm;
 
@@ -46,10 +48,16 @@ export function readTally(output: string, code: number): Tally {
     tally.failed += Number(failed);
     tally.skipped += Number(skipped ?? 0);
   }
+  if (!counts.length) {
+    for (const [, result] of plain.matchAll(ONE_TEST)) {
+      tally[result === "ok" ? "passed" : result === "FAILED" ? "failed" : "skipped"]++;
+    }
+  }
+  const counted = tally.passed + tally.failed + tally.skipped > 0;
   // A backend that is not on this machine is one skip, however many tests it would have had.
   const absent = [...plain.matchAll(ABSENT)].map((match) => match[1].trim());
   tally.skipped += absent.length;
-  if (!counts.length && !absent.length && code === 0) tally.passed = 1;
+  if (!counted && !absent.length && code === 0) tally.passed = 1;
   if (code !== 0 && tally.failed === 0) tally.failed = 1;
   tally.reasons = [...new Set([...[...plain.matchAll(REASON)].map((match) => match[1].trim()), ...absent])];
   return tally;

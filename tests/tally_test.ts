@@ -28,6 +28,13 @@ Deno.test("the subjects of a suite are added up, and one that is not here is a s
   });
 });
 
+Deno.test("a run that was stopped counts what it had done", () => {
+  const output =
+    "a ... ok (1ms)\nb ... ignored (0ms)\nc ... FAILED (2ms)\nd ... ok (1s)\n'e' has been running for over (1m0s)\n";
+  assert.equal(tallyLine(readTally(output, 137)), "2 passed, 1 failed, 1 skipped");
+  assert.equal(tallyLine(readTally("a ... ok (1ms)\n", 137)), "1 passed, 1 failed, 0 skipped");
+});
+
 Deno.test("a bad exit code is a failure, whatever was counted", () => {
   assert.equal(tallyLine(readTally("ok | 5 passed | 0 failed (1s)\n", 1)), "5 passed, 1 failed, 0 skipped");
   assert.equal(tallyLine(readTally("Segmentation fault", 139)), "0 passed, 1 failed, 0 skipped");

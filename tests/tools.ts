@@ -28,6 +28,17 @@ const TOOLS: readonly Tool[] = [
   { probe: "sfdisk", name: "fdisk" },
   { probe: "sgdisk", name: "gdisk" },
   { probe: "genisoimage", name: "genisoimage" },
+  { probe: "xorriso", name: "xorriso" },
+  { probe: "mkfs.btrfs", name: "btrfs-progs" }, // file systems that are named, not read
+  { probe: "mkfs.xfs", name: "xfsprogs" },
+  { probe: "mkntfs", name: "ntfs-3g" },
+  { probe: "mksquashfs", name: "squashfs-tools" },
+  { probe: "cryptsetup", name: "cryptsetup-bin" },
+  { probe: "dmidecode", name: "dmidecode" }, // SMBIOS tables by somebody else's judgement
+  { probe: "zsh", name: "zsh" }, // completions
+  { probe: "fish", name: "fish" },
+  { probe: "x86_64-w64-mingw32-gcc", name: "gcc-mingw-w64-x86-64" }, // the Windows API's layouts
+  { probe: "/usr/x86_64-w64-mingw32/include/winhvplatform.h", name: "mingw-w64-x86-64-dev" },
   { probe: "cpio", name: "cpio" },
   { probe: "gzip", name: "gzip" },
   { probe: "bzip2", name: "bzip2" },
