@@ -75,7 +75,8 @@ export class RegionJit {
   private readonly pages = new Map<number, { number: number; key: bigint }[]>();
   private readonly byKey = new Map<bigint, number>();
 
-  constructor(private readonly host: RegionHost) {
+  /** @param eager compile what becomes hot at once: for tests */
+  constructor(private readonly host: RegionHost, private readonly eager: boolean) {
     const module = new Module();
     defineRegionSupport(module, host.target);
     host.link(host.instantiate(module).exports);
@@ -85,7 +86,9 @@ export class RegionJit {
   hot(block: number, physical: number, mode: bigint): void {
     const known = this.byKey.get(BigInt(physical) | mode);
     this.host.view.setInt32(block + Block.HEAT, known === undefined ? NEVER : -known, true);
-    if (known === undefined) this.queue.push({ physical, mode });
+    if (known !== undefined) return;
+    this.queue.push({ physical, mode });
+    if (this.eager) this.compile(this.queue.splice(0));
   }
 
   /** To be called between runs: compiles when enough is waiting, or something has waited long enough. */
