@@ -1,13 +1,16 @@
 /**
  * Prints who passes what:
  *
- *     deno run -A tests/conformance/run.ts [part of a behaviour's name]
+ *     deno run -A tests/conformance/run.ts [--backend=NAME] [part of a behaviour's name]
  */
 import { endWorkers } from "./guest.ts";
 import { BEHAVIOURS, findSubjects, type Outcome, runBehaviour } from "./suite.ts";
 
-const filter = Deno.args[0] ?? "";
-const { subjects, absent } = await findSubjects();
+const filter = Deno.args.find((argument) => !argument.startsWith("--")) ?? "";
+const backend = Deno.args.find((argument) => argument.startsWith("--backend="))?.slice("--backend=".length) ?? "";
+const found = await findSubjects();
+const subjects = found.subjects.filter(({ name }) => name.startsWith(backend));
+const absent = found.absent.filter(({ name }) => name.startsWith(backend));
 const behaviours = BEHAVIOURS.filter(({ name }) => name.includes(filter));
 const details: string[] = [];
 const counts = subjects.map(() => ({ pass: 0, FAIL: 0, skip: 0 }));

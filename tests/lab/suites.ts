@@ -63,7 +63,7 @@ function boot(
   };
 }
 
-const CONFORMANCE = "deno run -A tests/conformance/run.ts";
+const CONFORMANCE = "deno run -A tests/conformance/run.ts --backend=kvm";
 
 /** All of them, the short ones first. */
 export const suites: readonly Suite[] = [
