@@ -131,10 +131,21 @@ class RunningLab implements Lab {
   }
 }
 
+/** Removes what labs left that were killed with no chance to do it themselves. */
+async function sweep(folder: string): Promise<void> {
+  const running = (pid: string) => Deno.stat(`/proc/${pid}`).then(() => true, () => false);
+  for await (const { name } of Deno.readDir(folder)) {
+    const pid = name.match(/^hv-lab-(\d+)-/)?.[1];
+    // Another user's are not ours to remove.
+    if (pid && !await running(pid)) await Deno.remove(`${folder}/${name}`, { recursive: true }).catch(() => {});
+  }
+}
+
 async function start(options: LabOptions, icount: boolean, extra: readonly Entry[]): Promise<RunningLab> {
   if (!qemuProgram()) throw new Error("the lab needs qemu-system-x86_64; 'deno run -A tests/tools.ts' installs it");
   const kernel = await debianKernel("cloud");
-  const folder = await Deno.makeTempDir({ prefix: "hv-lab-" });
+  const folder = await Deno.makeTempDir({ prefix: `hv-lab-${Deno.pid}-` });
+  await sweep(folder.slice(0, folder.lastIndexOf("/")));
   try {
     const files = [...options.files ?? [], ...extra];
     await step("packing the lab", () => writeInitramfs(`${folder}/initramfs`, kernel, files));

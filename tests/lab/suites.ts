@@ -39,7 +39,7 @@ function boot(
     name,
     long: options.long,
     run: async () => {
-      const folder = await Deno.makeTempDir({ prefix: "hv-lab-disk-" });
+      const folder = await Deno.makeTempDir({ prefix: `hv-lab-${Deno.pid}-disk-` });
       try {
         const image = `${folder}/disk.img`;
         await copyDisk(await disk(), image);
