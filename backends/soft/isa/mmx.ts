@@ -53,5 +53,6 @@ op("movq2dq", "F3 0F D6 /r mod3", "Vx Nq", (e) => {
 }, mmx);
 op("emms", "NP 0F 77", "", (e) => {
   checkPending(e);
+  enterMmx(e);
   e.f.set16(State.FTW, 0xffff);
 }, mmx);

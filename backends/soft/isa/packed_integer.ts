@@ -126,9 +126,13 @@ xmm("packusdw", "0F 38 2B", pack(Simd.I16X8_NARROW_U));
 // Products. The high halves of 32-bit products, put together again.
 const HIGH_WORDS = [2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31];
 both("pmulhw", "0F E5", (_, a, b) => {
-  return a.op2(Simd.I16X8_EXTMUL_LOW_S, b).shuffle(a.op2(Simd.I16X8_EXTMUL_HIGH_S, b), HIGH_WORDS);
+  return a.op2(Simd.I32X4_EXTMUL_LOW_S, b).shuffle(a.op2(Simd.I32X4_EXTMUL_HIGH_S, b), HIGH_WORDS);
 });
-both("pmulhuw", "0F E4", (_, a, b) => a.op2(158, b).shuffle(a.op2(159, b), HIGH_WORDS));
+both(
+  "pmulhuw",
+  "0F E4",
+  (_, a, b) => a.op2(Simd.I32X4_EXTMUL_LOW_U, b).shuffle(a.op2(Simd.I32X4_EXTMUL_HIGH_U, b), HIGH_WORDS),
+);
 both("pmuludq", "0F F4", (_, a, b) => {
   const even = [0, 1, 2, 3, 8, 9, 10, 11, 0, 1, 2, 3, 8, 9, 10, 11];
   return a.shuffle(a, even).op2(Simd.I64X2_EXTMUL_LOW_U, b.shuffle(b, even));

@@ -156,13 +156,12 @@ const readIntegers = (e: Emitter): Local<I64> => {
 const lane = (v: I64, n: number): I64 => v.shrU(32 * n).s32();
 op("cvtpi2ps", "NP 0F 2A /r", "Vx Qq", (e) => {
   const { f } = e;
-  checkPending(e);
   const v = readIntegers(e);
   const r = f.v128(e.readXmm(0));
+  if (!e.isMemory(1)) enterMmx(e);
   exactly(e, () => {
     for (let n = 0; n < 2; n++) f.set(r, r.withI32(n, f.call64(fromIntegerLane[32], lane(v, n)).i32()));
   });
-  enterMmx(e);
   e.writeXmm(0, r);
 }, mmx);
 op("cvtpi2pd", "66 0F 2A /r", "Vx Qq", (e) => {
@@ -175,6 +174,7 @@ const toMmx = (format: Format, truncated: boolean): Emit => (e) => {
   checkPending(e);
   const v = source(e, format === DOUBLE ? 128 : 64);
   const r = f.i64();
+  enterMmx(e);
   exactly(e, () => {
     const convert = (n: number) =>
       f.i64(
@@ -188,7 +188,6 @@ const toMmx = (format: Format, truncated: boolean): Emit => (e) => {
     const first = convert(0);
     f.set(r, first.u32().or(convert(1).shl(32)));
   });
-  enterMmx(e);
   writeMmx(e, 0, r);
 };
 op("cvttps2pi", "NP 0F 2C /r", "Pq Wq", toMmx(SINGLE, true), mmx);

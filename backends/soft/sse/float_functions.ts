@@ -43,6 +43,7 @@ export const Mxcsr = {
   PE: 0x20,
   DAZ: 0x40,
   MASKS: 0x1f80,
+  OM: 0x400,
   UM: 0x800,
   PM: 0x1000,
   RC: 0x6000,
@@ -198,6 +199,9 @@ function narrow(f: CpuFunc, format: Format): Local<I64> {
   f.set32(State.FPU_OUT + OUT_FLAGS, outFlags(f).and(FLAGS & ~Mxcsr.PE));
   const name = format.bits === 64 ? float80ToDouble : float80ToSingle;
   const r = f.i64(f.call64(name, out(f), sig, outExp(f), rounding(f)));
+  // Where overflow or underflow is unmasked, the result is that of an unbounded exponent: inexact when the significand
+  // is too long.
+  const tooLong = () => sig.shl(format.fraction + 1).ne(0).shl(5);
   // Tiny, whether exact or not: UE says the inexact ones.
   const exactTiny = isDenormal(format, r);
   f.if(outFlags(f).has(Mxcsr.UE).or(exactTiny), () => {
@@ -206,7 +210,13 @@ function narrow(f: CpuFunc, format: Format): Local<I64> {
         f.set(r, r.and(format.sign));
         flag(f, Mxcsr.UE | Mxcsr.PE);
       });
-    }, () => flag(f, Mxcsr.UE));
+    }, () => {
+      f.set32(State.FPU_OUT + OUT_FLAGS, outFlags(f).and(~Mxcsr.PE).or(tooLong()));
+      flag(f, Mxcsr.UE);
+    });
+  });
+  f.if(outFlags(f).has(Mxcsr.OE).and(mxcsr(f).has(Mxcsr.OM).eqz()), () => {
+    f.set32(State.FPU_OUT + OUT_FLAGS, outFlags(f).and(~Mxcsr.PE).or(tooLong()));
   });
   flag(f, outFlags(f).and(FLAGS));
   return r;
@@ -323,6 +333,8 @@ function defineFormat(
         );
       });
     });
+    // A division by zero hides a denormal dividend.
+    f.if(outFlags(f).has(Mxcsr.ZE), () => f.set32(State.FPU_OUT + OUT_FLAGS, Mxcsr.ZE));
     // An invalid operation is told alone.
     f.if(outFlags(f).has(Mxcsr.IE), () => {
       flag(f, Mxcsr.IE);
@@ -526,16 +538,23 @@ function defineFormat(
     const a = f.parameterV128(0);
     const b = f.parameterV128(1);
     const immediate = f.parameter32(2);
+    // Each step raises what it has to before the next one begins.
+    const step = () => {
+      f.do(commit);
+      f.if(f.s32(State.FAULT), () => f.return(zero()));
+      begin(f);
+    };
     begin(f);
     const products = Array.from({ length: lanes }, (_, n) => {
       const product = f.i64(0);
       f.if(immediate.has(0x10 << n), () => f.set(product, f.call64(lane[bits], FloatOp.MUL, get(a, n), get(b, n))));
       return product;
     });
+    step();
     const add = (p: I64, q: I64) => f.i64(f.call64(lane[bits], FloatOp.ADD, p, q));
-    const total = lanes === 2
-      ? add(products[0], products[1])
-      : add(add(products[0], products[1]), add(products[2], products[3]));
+    const sums = lanes === 2 ? products : [add(products[0], products[1]), add(products[2], products[3])];
+    if (lanes === 4) step();
+    const total = add(sums[0], sums[1]);
     f.do(commit);
     const r = f.v128(zero());
     for (let n = 0; n < lanes; n++) {
