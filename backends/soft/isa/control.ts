@@ -55,9 +55,12 @@ for (const [encoding, segment, legacy] of popSegment) {
   op(`pop_segment${segment}`, encoding, "", (e) => {
     const { f } = e;
     const selector = f.i32(e.peek(e.bits).i32());
-    f.do(loadSegment, segment, selector.and(0xffff));
-    e.faultIf(f.s32(State.FAULT));
+    // The pointer moves within the size of the old SS.
+    const pointer = f.i64(e.reg(Reg.SP));
     e.adjustStack(e.bits >> 3);
+    f.do(loadSegment, segment, selector.and(0xffff));
+    f.if(f.s32(State.FAULT), () => e.setReg(Reg.SP, pointer));
+    e.faultIf(f.s32(State.FAULT));
     if (segment === Seg.SS) f.set32(State.SHADOW, 2);
     e.endBlock();
   }, { ...stack, system: true, ends: true, ...(legacy ? { only: "legacy" as const } : {}) });
