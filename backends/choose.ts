@@ -5,8 +5,12 @@ import type { Architecture, BackendName, Hypervisor, Partition, PartitionHandle,
 // Best first. Each is loaded when it is wanted: a Worker over KVM never reads the software CPU.
 const LOADERS: Record<string, () => Promise<Hypervisor>> = {
   kvm: async () => (await import("./kvm/hypervisor.ts")).kvm,
+  whpx: async () => (await import("./whpx/hypervisor.ts")).whpx,
   soft: async () => (await import("./soft/hypervisor.ts")).soft,
 };
+
+/** Backends that are a part of one system: elsewhere they are not worth a word when one is picked. */
+const ONLY_ON: Record<string, typeof Deno.build.os> = { kvm: "linux", whpx: "windows" };
 
 /** The names `--backend` takes besides `auto`, best first. */
 export const BACKEND_NAMES = Object.keys(LOADERS) as BackendName[];
@@ -51,6 +55,7 @@ export async function chooseBackend(name: "auto" | BackendName, architecture: Ar
   }
   const refused: string[] = [];
   for (const candidate of BACKEND_NAMES) {
+    if ((ONLY_ON[candidate] ?? Deno.build.os) !== Deno.build.os) continue;
     const hypervisor = await LOADERS[candidate]();
     const support = hypervisor.probe();
     if (support.usable && support.architectures.includes(architecture)) {

@@ -287,6 +287,12 @@ export interface Vcpu {
    */
   attachLocalApic(controller: LocalInterruptController): void;
 
+  /**
+   * Optional power, there where the partition has local APICs but no I/O APIC (`controllers`): the machine's I/O APIC
+   * is told here, on the vCPU's thread, that the CPU ended a level-triggered interrupt. Called before the first run().
+   */
+  attachIoApic?(ioApic: EndOfInterruptListener): void;
+
   /** Copies the whole architectural state out (see `x64_state.ts`). */
   getState(state: ArrayBuffer): void;
   /** Copies it in. Throws when the state cannot be this vCPU's. */
@@ -296,6 +302,12 @@ export interface Vcpu {
   /** After FAILED: the reason in words, the registers and the instruction bytes. */
   failure(): VcpuFailure;
   close(): void;
+}
+
+/** An I/O APIC as a CPU that brings its own local APIC sees it. */
+export interface EndOfInterruptListener {
+  /** @param vector of the interrupt that was ended */
+  endOfInterrupt(vector: number): void;
 }
 
 /** Optional power of a {@link Vcpu}. */

@@ -18,8 +18,16 @@ export interface EndOfInterruptSink {
   endOfInterrupt(vector: number): void;
 }
 
+/** Where an I/O APIC's messages go. */
+export interface InterruptMessageBus {
+  /** Set by the I/O APIC when it is made. */
+  ioApic: EndOfInterruptSink | null;
+  /** See {@link ApicBus.deliver}. */
+  deliver(destination: number, logical: number, mode: number, vector: number, level: number): boolean;
+}
+
 /** All local APICs of a machine, by CPU index. */
-export class ApicBus {
+export class ApicBus implements InterruptMessageBus {
   readonly apics: LocalApic[] = [];
   /** The CPU whose thread this is: what is sent to it needs no kick. -1 in other threads. */
   ownCpu = -1;

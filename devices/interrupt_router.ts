@@ -1,13 +1,16 @@
-/** Where lines and messages go on a machine whose backend brings no interrupt controllers. */
+/** Where lines and messages go on a machine whose backend brings no I/O APIC. */
 import type { InterruptLine } from "../core/device.ts";
 import type { Interrupts } from "../core/hypervisor.ts";
-import type { ApicBus } from "./apic_bus.ts";
 import type { IoApic } from "./io_apic.ts";
 import type { Pic } from "./pic.ts";
 
-/** {@link Interrupts} over our own 8259s, I/O APIC and local APICs. */
+/** {@link Interrupts} over our own 8259s and I/O APIC, and local APICs of ours or of the platform. */
 export class InterruptRouter implements Interrupts {
-  constructor(private readonly pic: Pic, private readonly ioApic: IoApic, private readonly apics: ApicBus) {}
+  constructor(
+    private readonly pic: Pic,
+    private readonly ioApic: IoApic,
+    private readonly apics: Pick<Interrupts, "signalMessage">,
+  ) {}
 
   setLine(irq: number, level: number): void {
     if (irq < 16) this.pic.setLine(irq, level);

@@ -1,7 +1,7 @@
 /** The I/O APIC: 24 lines to interrupt messages (Intel 82093AA data sheet, 290566). */
 import type { BusDevice } from "../core/device.ts";
 import { FIRST_WORD, type Registers } from "../core/registers.ts";
-import { type ApicBus, DeliveryMode, type EndOfInterruptSink } from "./apic_bus.ts";
+import { DeliveryMode, type EndOfInterruptSink, type InterruptMessageBus } from "./apic_bus.ts";
 
 const SELECT = FIRST_WORD;
 const ID = FIRST_WORD + 1;
@@ -27,9 +27,9 @@ export class IoApic implements BusDevice, EndOfInterruptSink {
 
   readonly registers: Registers;
   private readonly words: Int32Array;
-  private readonly bus: ApicBus;
+  private readonly bus: InterruptMessageBus;
 
-  constructor(registers: Registers, bus: ApicBus) {
+  constructor(registers: Registers, bus: InterruptMessageBus) {
     this.registers = registers;
     this.words = registers.words;
     this.bus = bus;

@@ -128,6 +128,7 @@ export const Capability = {
   Features: 1,
   ExtendedVmExits: 2,
   X64MsrExitBitmap: 4,
+  ProcessorVendor: 0x1000,
 } as const;
 
 /** WHV_PARTITION_PROPERTY_CODE, without `WHvPartitionPropertyCode`. */

@@ -111,7 +111,9 @@ Deno.test({
     );
     // The fields of a struct that is longer than 64 bits stand in its first 64.
     const values = await evaluate(
-      fields.map(({ struct }, i) => `union { ${struct} s; unsigned long long q[8]; } __attribute__((aligned(16))) m${i};`),
+      fields.map(({ struct }, i) =>
+        `union { ${struct} s; unsigned long long q[8]; } __attribute__((aligned(16))) m${i};`
+      ),
       fields.map(({ field }) => `{ .s = { .${field} = -1 } },`),
     );
     // After the marker and its padding to 16 bytes.

@@ -2,8 +2,8 @@
  * Completes the one instruction behind a memory-mapped access, for platforms that report the access but do not carry
  * it out (WHPX; Hypervisor.framework on x86-64). Covers every form that compilers and kernels use on device memory:
  * MOV in all sizes, MOVZX/MOVSX/MOVSXD, the ALU group with memory on either side, TEST, XCHG, XADD, CMPXCHG, INC, DEC,
- * NOT, NEG, BT/BTS/BTR/BTC with an immediate, PUSH and POP of memory, MOVS/STOS/LODS with REP, MOVBE, MOVNTI, and the
- * SSE moves of 4, 8 and 16 bytes. Encodings: Intel SDM vol. 2, chapter 2 and the opcode maps of appendix A.
+ * NOT, NEG, BT/BTS/BTR/BTC with an immediate, SETcc, CMOVcc, PUSH and POP of memory, MOVS/STOS/LODS/SCAS with REP,
+ * MOVBE, MOVNTI, and the SSE moves of 4, 8 and 16 bytes. Encodings: Intel SDM vol. 2, chapter 2 and the opcode maps of appendix A.
  *
  * One instance a vCPU; nothing is allocated per instruction. 64-bit values are pairs of int32, low first.
  */
@@ -18,6 +18,8 @@ export const Step = {
   DONE: 2,
   /** A page of ordinary memory that the instruction needs as well is not there: `faultLow`/`faultHigh` say which. */
   PAGE_FAULT: 3,
+  /** MOVS from device memory to device memory: the platform has told only one of the two addresses. */
+  REFUSED: 4,
 } as const;
 
 /** Registers as the platform hands them over: each 4 words of 32 bits (the shape of WHV_REGISTER_VALUE). */
@@ -44,8 +46,13 @@ const RSP = 4;
 const RSI = 6;
 const RDI = 7;
 const RCX = 1;
+const RBP = 5;
 const RIP = 16;
 const RFLAGS = 17;
+
+const SS = 2;
+/** First register of each 16-bit addressing form: bx bx bp bp si di bp bx (SDM vol. 2, table 2-1). */
+const BASE_16 = [3, 3, 5, 5, RSI, RDI, 5, 3];
 
 // RFLAGS bits, SDM vol. 1, 3.4.3.
 const CF = 1, PF = 4, AF = 0x10, ZF = 0x40, SF = 0x80, DF = 0x400, OF = 0x800;
@@ -71,6 +78,9 @@ const Kind = {
   LODS: 15,
   VECTOR_LOAD: 16,
   VECTOR_STORE: 17,
+  SET_CONDITION: 18,
+  MOVE_CONDITION: 19,
+  SCAS: 20,
 } as const;
 
 // How LOAD widens; MOVBE swaps.
@@ -89,6 +99,9 @@ export class MmioInstruction {
   faultHigh = 0;
   /** After PAGE_FAULT: whether it was a store. */
   faultWrite = false;
+  /** Linear address of the memory operand; for MOVS that of its source. */
+  linearLow = 0;
+  linearHigh = 0;
   /** True when {@link next} changed an XMM register. */
   xmmChanged = false;
 
@@ -108,8 +121,10 @@ export class MmioInstruction {
   private immediateLow = 0;
   private immediateHigh = 0;
   private repeat = false;
+  private repeatWhileEqual = false;
   private sourceSegment = 3;
   private long = false;
+  private ripRelative = false;
   private step = 0;
   private low = 0;
   private high = 0;
@@ -135,6 +150,7 @@ export class MmioInstruction {
     let operandOverride = false;
     let addressOverride = false;
     let repeatNe = false;
+    let segmentOverride = false;
     let rex = 0;
     this.repeat = false;
     this.sourceSegment = 3;
@@ -161,21 +177,27 @@ export class MmioInstruction {
           break;
         case 0x26:
           this.sourceSegment = 0;
+          segmentOverride = true;
           break;
         case 0x2e:
           this.sourceSegment = 1;
+          segmentOverride = true;
           break;
         case 0x36:
           this.sourceSegment = 2;
+          segmentOverride = true;
           break;
         case 0x3e:
           this.sourceSegment = 3;
+          segmentOverride = true;
           break;
         case 0x64:
           this.sourceSegment = 4;
+          segmentOverride = true;
           break;
         case 0x65:
           this.sourceSegment = 5;
+          segmentOverride = true;
           break;
         case 0xf0:
           break;
@@ -207,20 +229,31 @@ export class MmioInstruction {
         this.setSize(opcode & 1 ? normal : 1);
         this.register = 0;
         this.length = at + this.addressSize;
-        return this.length <= count;
+        if (this.length > count) return false;
+        this.effective(
+          this.addressSize === 2 ? word16(bytes, at) & 0xffff : word32(bytes, at),
+          this.addressSize === 8 ? word32(bytes, at + 4) : 0,
+          this.sourceSegment,
+        );
+        return true;
       }
-      if (opcode === 0xa4 || opcode === 0xa5 || (opcode >= 0xaa && opcode <= 0xad)) {
-        this.kind = opcode < 0xa6 ? Kind.MOVS : opcode < 0xac ? Kind.STOS : Kind.LODS;
+      if (opcode === 0xa4 || opcode === 0xa5 || (opcode >= 0xaa && opcode <= 0xaf)) {
+        this.kind = opcode < 0xa6 ? Kind.MOVS : opcode < 0xac ? Kind.STOS : opcode < 0xae ? Kind.LODS : Kind.SCAS;
+        this.repeatWhileEqual = this.repeat;
         this.setSize(opcode & 1 ? normal : 1);
         this.register = 0;
         this.repeat ||= repeatNe;
         this.length = at;
+        const inDestination = this.kind === Kind.STOS || this.kind === Kind.SCAS;
+        const words = this.registers.words;
+        const pointer = (inDestination ? RDI : RSI) * 4;
+        this.effective(words[pointer], words[pointer + 1], inDestination ? 0 : this.sourceSegment);
         return true;
       }
     }
     if (at >= count) return false;
     const modrm = bytes[at];
-    at = skipAddress(bytes, at, count, this.addressSize);
+    at = this.decodeAddress(bytes, at, count, rex, segmentOverride);
     if (at < 0) return false;
     const field = (modrm >> 3) & 7;
     this.register = field | ((rex & 4) << 1);
@@ -248,7 +281,13 @@ export class MmioInstruction {
       this.immediateHigh = this.immediateLow >> 31;
       this.length = at + bytesOfImmediate;
     }
+    if (this.ripRelative) this.addRip();
     return this.length <= 15;
+  }
+
+  /** Whether the decoded instruction moves an XMM register: they are wanted only then. */
+  get usesVectors(): boolean {
+    return this.kind === Kind.VECTOR_LOAD || this.kind === Kind.VECTOR_STORE;
   }
 
   /** Goes on: the first call after {@link decode} begins; later ones follow a READ or WRITE that was carried out. */
@@ -376,6 +415,19 @@ export class MmioInstruction {
         this.setRegister(0, this.operandSize, false);
         this.advance(RSI);
         return this.doneString();
+      case Kind.SET_CONDITION:
+        if (step === 1) return this.done();
+        this.low = this.condition(this.operation) ? 1 : 0;
+        return this.write();
+      case Kind.MOVE_CONDITION:
+        if (step === 0) return this.read();
+        this.take();
+        // A 32-bit one clears the upper half whether it moves or not (SDM vol. 2, CMOVcc).
+        if (!this.condition(this.operation)) this.getRegister(this.register, this.operandSize, false);
+        this.setRegister(this.register, this.operandSize, false);
+        return this.done();
+      case Kind.SCAS:
+        return this.scas(step);
       case Kind.VECTOR_LOAD:
         return this.vectorLoad(step);
       default:
@@ -390,7 +442,7 @@ export class MmioInstruction {
   }
 
   private usesByteRegister(): boolean {
-    return !this.fromImmediate && this.kind !== Kind.UNARY && this.kind !== Kind.BIT;
+    return !this.fromImmediate && this.extend === Extend.NONE && this.kind !== Kind.UNARY;
   }
 
   /** Asks for the immediate: `bytes` of it follow the address; decode() reads them. */
@@ -481,6 +533,18 @@ export class MmioInstruction {
     repeatNe: boolean,
     wide: boolean,
   ): boolean {
+    if ((opcode & 0xf0) === 0x90) {
+      this.setSize(1);
+      this.kind = Kind.SET_CONDITION;
+      this.operation = opcode & 15;
+      return true;
+    }
+    if ((opcode & 0xf0) === 0x40) {
+      this.setSize(normal);
+      this.kind = Kind.MOVE_CONDITION;
+      this.operation = opcode & 15;
+      return true;
+    }
     this.setSize(byteForm ? 1 : normal);
     switch (opcode) {
       case 0xb6:
@@ -793,29 +857,80 @@ export class MmioInstruction {
       this.take();
       this.linear(words[RDI * 4], words[RDI * 4 + 1], 0, 0);
       const target = this.translateLinear(this.size, true);
-      if (target === -1) return Step.PAGE_FAULT;
-      if (target >= 0) this.storeRam(target, this.size);
-      // Device to device: the second side is another address, which the platform has not reported; it cannot be told
-      // apart from a fault here, so such an instruction is refused by the caller's limit.
-      else return Step.PAGE_FAULT;
+      if (target < 0) return target === -1 ? Step.PAGE_FAULT : Step.REFUSED;
+      this.storeRam(target, this.size);
     }
     this.advance(RSI);
     this.advance(RDI);
     return this.doneString();
   }
 
+  /** One element of SCAS; a repetition ends when the comparison comes out the other way. */
+  private scas(step: number): number {
+    if (this.repeat && this.countIsZero()) return this.done();
+    if (step === 0) return this.read();
+    this.take();
+    const { low, high } = this;
+    this.getRegister(0, this.operandSize, false);
+    this.alu(7, this.low, this.high, low, high);
+    this.advance(RDI);
+    const equal = (this.registers.words[RFLAGS * 4] & ZF) !== 0;
+    if (this.repeat && equal !== this.repeatWhileEqual) {
+      this.countDown();
+      return this.done();
+    }
+    return this.doneString();
+  }
+
+  /** Whether a condition code of SETcc, CMOVcc holds (SDM vol. 1, appendix B). */
+  private condition(code: number): boolean {
+    const flags = this.registers.words[RFLAGS * 4];
+    const less = ((flags & SF) !== 0) !== ((flags & OF) !== 0);
+    let holds: boolean;
+    switch (code >> 1) {
+      case 0:
+        holds = (flags & OF) !== 0;
+        break;
+      case 1:
+        holds = (flags & CF) !== 0;
+        break;
+      case 2:
+        holds = (flags & ZF) !== 0;
+        break;
+      case 3:
+        holds = (flags & (CF | ZF)) !== 0;
+        break;
+      case 4:
+        holds = (flags & SF) !== 0;
+        break;
+      case 5:
+        holds = (flags & PF) !== 0;
+        break;
+      case 6:
+        holds = less;
+        break;
+      default:
+        holds = less || (flags & ZF) !== 0;
+    }
+    return holds !== ((code & 1) !== 0);
+  }
+
   private doneString(): number {
     if (this.repeat) {
-      const words = this.registers.words;
-      if (this.addressSize === 8) this.addTo(RCX, -1);
-      else if (this.addressSize === 4) {
-        words[RCX * 4] = (words[RCX * 4] - 1) | 0;
-        words[RCX * 4 + 1] = 0;
-      } else words[RCX * 4] = (words[RCX * 4] & ~0xffff) | ((words[RCX * 4] - 1) & 0xffff);
+      this.countDown();
       // The instruction pointer stays: the next element faults again, and interrupts are taken in between.
       if (!this.countIsZero()) return Step.DONE;
     }
     return this.done();
+  }
+
+  private countDown(): void {
+    const words = this.registers.words;
+    if (this.addressSize === 8) this.addTo(RCX, -1);
+    else if (this.addressSize === 4) {
+      words[RCX * 4] = (words[RCX * 4] - 1) | 0;
+      words[RCX * 4 + 1] = 0;
+    } else words[RCX * 4] = (words[RCX * 4] & ~0xffff) | ((words[RCX * 4] - 1) & 0xffff);
   }
 
   private countIsZero(): boolean {
@@ -893,6 +1008,96 @@ export class MmioInstruction {
       : 0;
   }
 
+  /**
+   * Decodes ModR/M, SIB and displacement (SDM vol. 2, tables 2-1 to 2-3) and works the operand's linear address out.
+   * @returns where the immediate begins; -1 for a register operand or too few bytes
+   */
+  private decodeAddress(bytes: Uint8Array, at: number, count: number, rex: number, override: boolean): number {
+    const modrm = bytes[at++];
+    const mod = modrm >> 6;
+    const rm = modrm & 7;
+    this.ripRelative = false;
+    if (mod === 3) return -1;
+    const words = this.registers.words;
+    const { addressSize } = this;
+    let displacement = mod === 1 ? 1 : mod === 2 ? 4 : 0;
+    let low = 0;
+    let high = 0;
+    let onStack = false;
+    if (addressSize === 2) {
+      if (mod === 2 || (mod === 0 && rm === 6)) displacement = 2;
+      if (mod !== 0 || rm !== 6) {
+        low = words[BASE_16[rm] * 4];
+        if (rm < 4) low = (low + words[(rm & 1 ? RDI : RSI) * 4]) | 0;
+        onStack = rm === 2 || rm === 3 || rm === 6;
+      }
+    } else {
+      let base = rm | ((rex & 1) << 3);
+      if (rm === 4) {
+        if (at >= count) return -1;
+        const sib = bytes[at++];
+        const index = ((sib >> 3) & 7) | ((rex & 2) << 2);
+        const scale = sib >> 6;
+        base = (sib & 7) | ((rex & 1) << 3);
+        if (index !== RSP) {
+          low = words[index * 4] << scale;
+          high = (words[index * 4 + 1] << scale) | (scale ? words[index * 4] >>> (32 - scale) : 0);
+        }
+        if (mod === 0 && (base & 7) === 5) {
+          displacement = 4;
+          base = -1;
+        }
+      } else if (mod === 0 && rm === 5) {
+        displacement = 4;
+        this.ripRelative = this.long;
+        base = -1;
+      }
+      if (base >= 0) {
+        onStack = base === RSP || base === RBP;
+        const sum = (low + words[base * 4]) | 0;
+        high = (high + words[base * 4 + 1] + (sum >>> 0 < low >>> 0 ? 1 : 0)) | 0;
+        low = sum;
+      }
+    }
+    if (at + displacement > count) return -1;
+    const value = displacement === 1
+      ? (bytes[at] << 24) >> 24
+      : displacement === 2
+      ? word16(bytes, at)
+      : displacement === 4
+      ? word32(bytes, at)
+      : 0;
+    const sum = (low + value) | 0;
+    high = (high + (value >> 31) + (sum >>> 0 < low >>> 0 ? 1 : 0)) | 0;
+    this.effective(sum, high, override || !onStack ? this.sourceSegment : SS);
+    return at + displacement;
+  }
+
+  /** linear = segment base + offset, in the address size. */
+  private effective(low: number, high: number, segment: number): void {
+    if (this.addressSize === 2) low &= 0xffff;
+    if (this.addressSize < 8) high = 0;
+    this.linearLow = low;
+    this.linearHigh = high;
+    if (this.long && segment < 4) return;
+    const bases = this.registers.segmentBases;
+    const sum = (low + bases[segment * 2]) | 0;
+    this.linearLow = sum;
+    this.linearHigh = this.long ? (high + bases[segment * 2 + 1] + (sum >>> 0 < low >>> 0 ? 1 : 0)) | 0 : 0;
+  }
+
+  /** The address counts from the next instruction. */
+  private addRip(): void {
+    const words = this.registers.words;
+    const low = (words[RIP * 4] + this.length) | 0;
+    const carry = low >>> 0 < words[RIP * 4] >>> 0 ? 1 : 0;
+    const sum = (this.linearLow + low) | 0;
+    this.linearHigh = this.addressSize === 4
+      ? 0
+      : (this.linearHigh + words[RIP * 4 + 1] + carry + (sum >>> 0 < low >>> 0 ? 1 : 0)) | 0;
+    this.linearLow = sum;
+  }
+
   private translateLinear(size: number, write: boolean): number {
     this.faultWrite = write;
     return this.memory.translate(this.faultLow, this.faultHigh, size, write);
@@ -941,20 +1146,10 @@ function swap32(value: number): number {
   return (value << 24) | ((value & 0xff00) << 8) | ((value >>> 8) & 0xff00) | (value >>> 24);
 }
 
-/** Skips ModR/M, SIB and displacement (SDM vol. 2, tables 2-1 to 2-3); -1 for a register operand or too few bytes. */
-function skipAddress(bytes: Uint8Array, at: number, count: number, addressSize: number): number {
-  const modrm = bytes[at++];
-  const mod = modrm >> 6;
-  const rm = modrm & 7;
-  if (mod === 3) return -1;
-  let displacement = mod === 1 ? 1 : mod === 2 ? 4 : 0;
-  if (addressSize === 2) {
-    if (mod === 2 || (mod === 0 && rm === 6)) displacement = 2;
-  } else if (rm === 4) {
-    if (at >= count) return -1;
-    if (mod === 0 && (bytes[at] & 7) === 5) displacement = 4;
-    at++;
-  } else if (mod === 0 && rm === 5) displacement = 4;
-  at += displacement;
-  return at <= count ? at : -1;
+function word16(bytes: Uint8Array, at: number): number {
+  return ((bytes[at] | (bytes[at + 1] << 8)) << 16) >> 16;
+}
+
+function word32(bytes: Uint8Array, at: number): number {
+  return bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16) | (bytes[at + 3] << 24);
 }

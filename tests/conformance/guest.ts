@@ -82,7 +82,7 @@ export class Guest {
     this.view = new DataView(this.memory.buffer, this.memory.byteOffset, size);
     this.partition.mapMemory(this.ram);
     this.interrupts = this.partition.interrupts;
-    if (!this.partition.controllers.localApic) {
+    if (!this.partition.controllers.ioApic) {
       this.controllerRegisters = new SharedArrayBuffer(RegisterFile.BYTES);
       this.controllers = buildControllers(this.partition, this.cpus, this.controllerRegisters, -1);
       for (const apic of this.controllers.apics) apic.reset();

@@ -17,6 +17,7 @@ export const BEHAVIOURS: readonly Behaviour[] = [
 
 const LOADERS: Record<string, () => Promise<Hypervisor>> = {
   kvm: async () => (await import("../../backends/kvm/hypervisor.ts")).kvm,
+  whpx: async () => (await import("../../backends/whpx/hypervisor.ts")).whpx,
   soft: async () => (await import("../../backends/soft/hypervisor.ts")).soft,
 };
 
@@ -47,7 +48,7 @@ export async function findSubjects(): Promise<{ subjects: Subject[]; absent: Abs
     const pvm = name === "kvm" && support.restricted;
     const label = pvm ? "kvm (PVM)" : name;
     subjects.push({ name: label, hypervisor, ownControllers: true, pvm });
-    if (name === "kvm") {
+    if (name === "kvm" || name === "whpx") {
       subjects.push({ name: `${label}, our controllers`, hypervisor, ownControllers: false, pvm });
     }
   }

@@ -34,7 +34,8 @@ self.onmessage = async ({ data: request }) => {
       controllers = null;
       if (request.controllers) {
         controllers = buildControllers(partition, request.handle.config.cpus, request.controllers, request.index);
-        vcpu.attachLocalApic(controllers.apics[request.index]);
+        if (controllers.apics.length > 0) vcpu.attachLocalApic(controllers.apics[request.index]);
+        else vcpu.attachIoApic!(controllers.ioApic);
       }
       self.postMessage({ ok: true });
     } else if (request.kind === "run") {
@@ -51,6 +52,9 @@ self.onmessage = async ({ data: request }) => {
 };
 
 function run(vcpu: Vcpu, request: RunRequest): RunResult {
+  if ((request.singleStep !== undefined || request.breakpoints) && !vcpu.debug) {
+    return { log: [], end: "NO DEBUGGING", address: 0, state: null, failure: null };
+  }
   if (request.state) vcpu.setState(request.state);
   if (request.singleStep !== undefined) vcpu.debug!.singleStep(request.singleStep);
   if (request.breakpoints) vcpu.debug!.breakpoints(request.breakpoints);

@@ -576,6 +576,8 @@ typedef struct {
   int string;       /* rdi moves: 1 STOS, 2 MOVS */
   int repeat;
   int pop;
+  int known;        /* the value is: */
+  u64 value;
 } Store;
 
 static u64 mask_of(int size) { return size == 8 ? ~0ull : size == 4 ? 0xffffffff : 0xffff; }
@@ -620,6 +622,7 @@ static int decode_store(const u8 *b, u32 count, int bits, struct kvm_regs *r, st
       u64 delta = r->rflags & 0x400 ? -(u64)out->size : out->size;
       u64 rdi = (r->rdi - delta) & mask_of(address);
       out->linear = rdi + (bits == 64 ? 0 : s->es.base);
+      out->known = out->string == 1, out->value = r->rax;
       return 1;
     }
     if (op == 0xa2 || op == 0xa3) {
@@ -628,6 +631,7 @@ static int decode_store(const u8 *b, u32 count, int bits, struct kvm_regs *r, st
       copy(&target, b + at, address);
       out->size = op & 1 ? normal : 1;
       out->length = at + address;
+      out->known = 1, out->value = r->rax;
       if (!segment) segment = &s->ds;
       out->linear = target + (bits != 64 || segment == &s->fs || segment == &s->gs ? segment->base : 0);
       return 1;
@@ -645,9 +649,15 @@ static int decode_store(const u8 *b, u32 count, int bits, struct kvm_regs *r, st
     else switch (op) {
       case 0x11: out->size = f3 ? 4 : f2 ? 8 : 16; break;
       case 0x13: case 0x17: out->size = 8; break;
-      case 0x29: case 0x2b: case 0x7f: case 0xe7: out->size = 16; break;
-      case 0xd6: out->size = 8; break;
-      case 0x7e: out->size = rex & 8 ? 8 : 4; break;
+      case 0x29: case 0x2b: out->size = 16; break;
+      case 0x7f: case 0xe7:
+        if (!osize && !(f3 && op == 0x7f)) return 0;
+        out->size = 16;
+        break;
+      case 0xd6: case 0x7e:
+        if (!osize || f3) return 0;
+        out->size = op == 0xd6 || (rex & 8) ? 8 : 4;
+        break;
       case 0xc3: out->size = rex & 8 ? 8 : 4; break;
       default: return 0;
     }
@@ -687,6 +697,16 @@ static int decode_store(const u8 *b, u32 count, int bits, struct kvm_regs *r, st
   if (width == 2) displacement = (short)(b[at] | b[at + 1] << 8);
   if (width == 4) displacement = (int)(b[at] | b[at + 1] << 8 | b[at + 2] << 16 | (u32)b[at + 3] << 24);
   out->length = at + width + immediate;
+  if (map == 0 && (op == 0x88 || op == 0x89)) {
+    int source = ((modrm >> 3) & 7) | (rex & 4) << 1;
+    out->known = 1;
+    out->value = op == 0x88 && !rex && source >= 4 ? *gpr(r, source - 4) >> 8 : *gpr(r, source);
+  } else if (immediate) {
+    out->known = 1;
+    out->value = (u64)(s64)(immediate == 1 ? (signed char)b[at + width]
+      : immediate == 2 ? (short)(b[at + width] | b[at + width + 1] << 8)
+      : (int)(b[at + width] | b[at + width + 1] << 8 | b[at + width + 2] << 16 | (u32)b[at + width + 3] << 24));
+  }
   /* The instruction pointer of the caller's registers is already behind it. */
   linear += (u64)displacement + (relative ? r->rip : 0);
   linear &= mask_of(address);
@@ -703,7 +723,7 @@ static void add_masked(__u64 *value, u64 delta, u64 mask) {
 }
 
 /* After a store that KVM has carried out: the registers before it. False when the instruction was not found. */
-static int undo_store(Partition *p, struct kvm_regs *r, struct kvm_sregs *s, u64 gpa, u32 *length) {
+static int undo_store(Partition *p, struct kvm_regs *r, struct kvm_sregs *s, u64 gpa, u32 size, u64 data, u32 *length) {
   Paging g;
   paging_of(s, r->rflags, &g);
   int bits = code_bits(s);
@@ -729,6 +749,10 @@ static int undo_store(Partition *p, struct kvm_regs *r, struct kvm_sregs *s, u64
     int straddles = next - linear < store.size &&
       translate(p, &g, next, WHvTranslateGvaFlagPrivilegeExempt, &second) == 0;
     if (found != gpa && !(straddles && second == gpa)) continue;
+    /* Of two instructions that both end here, one with a prefix more, the shorter will do: if it stores the same. */
+    if (!straddles && store.size != size) continue;
+    u64 mask = store.size >= 8 ? ~0ull : (1ull << store.size * 8) - 1;
+    if (!straddles && store.known && ((store.value ^ data) & mask)) continue;
     r->rip -= back;
     *length = back;
     ok = 1;
@@ -858,8 +882,12 @@ static HRESULT exit_mmio(Partition *p, Vp *v, WHV_RUN_VP_EXIT_CONTEXT *out) {
   kvm(v->fd, KVM_GET_SREGS, &s);
   WHV_MEMORY_ACCESS_CONTEXT *m = &out->MemoryAccess;
   if (write) {
-    finish_exit(v);
-    if (!undo_store(p, &r, &s, gpa, &length)) return WHV_E_INVALID_VP_STATE;
+    u64 data = 0;
+    u32 size = run->mmio.len;
+    copy(&data, run->mmio.data, size & 15);
+    /* Sixteen bytes come as two exits. */
+    for (run->immediate_exit = 1; kvm_number(v->fd, KVM_RUN, 0) == 0; run->immediate_exit = 1) size += run->mmio.len;
+    if (!undo_store(p, &r, &s, gpa, size, data, &length)) return WHV_E_INVALID_VP_STATE;
     instruction_bytes(p, &r, &s, m->InstructionBytes, &m->InstructionByteCount);
   } else {
     instruction_bytes(p, &r, &s, m->InstructionBytes, &m->InstructionByteCount);
