@@ -7,9 +7,12 @@ export const PcAddress = {
   /** 32-bit window for PCI BARs. */
   PCI_WINDOW: 0xc000_0000,
   PCI_WINDOW_SIZE: 0x2000_0000,
-  /** Memory-mapped configuration space of bus 0 to 255. */
+  /**
+   * Memory-mapped configuration space of bus 0, the only one. For each further bus it offered, Linux would probe 32
+   * slots by port (pcibios_fixup_peer_bridges): with 256 buses more than half of all exits of a boot.
+   */
   ECAM: 0xe000_0000,
-  ECAM_SIZE: 0x1000_0000,
+  ECAM_SIZE: 0x10_0000,
   IO_APIC: 0xfec0_0000,
   HPET: 0xfed0_0000,
   LOCAL_APIC: 0xfee0_0000,
