@@ -47,6 +47,8 @@ interface CachedBlock {
   address: number;
   slot: number;
   ops: number;
+  /** In {@link Core} `known`. */
+  name: number;
 }
 
 /** Code and caches of one vCPU. */
@@ -68,6 +70,8 @@ export class Core implements HandlerSource {
   private nextHandler = 0;
   private readonly assembler: BlockAssembler;
   private nextBlock: number;
+  /** Blocks by physical address and mode, also those that another one pushed out of the table. */
+  private readonly known = new Map<number, CachedBlock>();
   /** Blocks by page of RAM. */
   private readonly blocksOf = new Map<number, CachedBlock[]>();
   private readonly staleHandler: number;
@@ -158,6 +162,12 @@ export class Core implements HandlerSource {
    * @returns false when there is no RAM to fetch from
    */
   decode(physical: number, key: bigint, second: () => number): "done" | "fault" | "not RAM" {
+    const name = physical + Number(key >> 52n) * 2 ** 40;
+    const found = this.known.get(name);
+    if (found !== undefined) {
+      this.enter(found, key);
+      return "done";
+    }
     const host = this.hostOf(physical);
     if (host < 0) return "not RAM";
     const pageBytes = 4096 - (physical & 4095);
@@ -189,14 +199,21 @@ export class Core implements HandlerSource {
     view.setInt32(address + Block.CROSSING, secondPage < 0 ? 0 : 1, true);
     view.setBigInt64(address + Block.SECOND_PAGE, BigInt(secondPage), true);
     const slot = this.base + CpuArea.BLOCK_TABLE + hashOf(physical | 0);
-    view.setBigUint64(slot, key, true);
-    if (this.layout.memory64) view.setBigUint64(slot + 8, BigInt(address), true);
-    else view.setUint32(slot + 8, address, true);
-    const block = { address, slot, ops: made.ops };
+    const block = { address, slot, ops: made.ops, name };
+    this.enter(block, key);
     this.remember(page, block);
+    // What a crossing block depends on is looked at each time it is decoded anew.
     if (secondPage >= 0) this.remember(this.pageOf(this.hostOf(secondPage)), block);
+    else this.known.set(name, block);
     this.nextBlock = (address + Block.OPS + made.ops * Op.BYTES + 7) & ~7;
     return "done";
+  }
+
+  /** Puts a block into the table that the loop looks into. */
+  private enter({ address, slot }: CachedBlock, key: bigint): void {
+    this.view.setBigUint64(slot, key, true);
+    if (this.layout.memory64) this.view.setBigUint64(slot + 8, BigInt(address), true);
+    else this.view.setUint32(slot + 8, address, true);
   }
 
   private remember(page: number, block: CachedBlock): void {
@@ -243,7 +260,8 @@ export class Core implements HandlerSource {
     const blocks = this.blocksOf.get(page);
     if (!blocks) return;
     this.blocksOf.delete(page);
-    for (const { address, slot, ops } of blocks) {
+    for (const { address, slot, ops, name } of blocks) {
+      this.known.delete(name);
       const entry = this.layout.memory64
         ? Number(this.view.getBigUint64(slot + 8, true))
         : this.view.getUint32(slot + 8, true);
@@ -260,6 +278,7 @@ export class Core implements HandlerSource {
     const at = this.base + CpuArea.BLOCK_TABLE;
     this.bytes.fill(0, at, at + BlockTable.BYTES);
     this.blocksOf.clear();
+    this.known.clear();
     this.nextBlock = this.base + CpuArea.BLOCKS;
   }
 

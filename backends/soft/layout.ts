@@ -171,7 +171,7 @@ export const Tlb = {
 export const InstructionTlb = { ENTRIES: 256, ENTRY: 16, BYTES: 256 * 16, PRIVILEGES: 2 } as const;
 
 /** Hash table of decoded blocks: entries of 16 bytes: i64 key (0: empty), address of the block. */
-export const BlockTable = { ENTRIES: 65536, ENTRY: 16, BYTES: 65536 * 16 } as const;
+export const BlockTable = { ENTRIES: 131072, ENTRY: 16, BYTES: 131072 * 16 } as const;
 
 /** A decoded block: a header, then its micro-ops. */
 export const Block = {
@@ -214,7 +214,7 @@ export const CpuArea = {
   INSTRUCTION_TLB: 4096 + Tlb.PRIVILEGES * Tlb.BYTES,
   BLOCK_TABLE: 4096 + Tlb.PRIVILEGES * Tlb.BYTES + InstructionTlb.PRIVILEGES * InstructionTlb.BYTES,
   BLOCKS: 4096 + Tlb.PRIVILEGES * Tlb.BYTES + InstructionTlb.PRIVILEGES * InstructionTlb.BYTES + BlockTable.BYTES,
-  BLOCKS_BYTES: 12 << 20,
+  BLOCKS_BYTES: 48 << 20,
 } as const;
 
 /** Bytes of a vCPU's block. */

@@ -173,7 +173,11 @@ export class SoftVcpu implements Vcpu {
       // Asked again after the word was cleared: a request between the two is not lost.
       if (this.mailbox.waits(this.index)) continue;
       const apic = this.apic;
-      if (apic !== null && apic.poll() && !this.takeInterrupts(apic)) continue;
+      if (apic !== null) {
+        // Cleared first: only an interrupt that waits for IF asks to be told when it is set.
+        state.setInt32(State.INTERRUPT_WINDOW, 0, true);
+        if (apic.poll() && !this.takeInterrupts(apic)) continue;
+      }
       if (this.stepping || this.breaks.length > 0 || state.getInt32(State.RFLAGS, true) & Flag.TF) {
         const reason = this.runSlowly();
         if (reason >= 0) return reason;
@@ -303,7 +307,6 @@ export class SoftVcpu implements Vcpu {
       state.setInt32(State.INTERRUPT_WINDOW, 1, true);
       return true;
     }
-    state.setInt32(State.INTERRUPT_WINDOW, 0, true);
     const vector = apic.acknowledge();
     if (vector >= 0) {
       this.deliver(vector);
