@@ -33,6 +33,7 @@ import { HostBridge } from "../devices/pci/host_bridge.ts";
 import { PciWindow } from "../devices/pci/window.ts";
 import { Pic } from "../devices/pic.ts";
 import { Pit } from "../devices/pit.ts";
+import { PlatformApics } from "../devices/platform_apics.ts";
 import { PvPanic } from "../devices/pvpanic.ts";
 import { RtcCmos } from "../devices/rtc_cmos.ts";
 import { Uart16550 } from "../devices/uart_16550.ts";
@@ -72,6 +73,8 @@ export class Pc implements Board {
   private readonly virtioConsole: VirtioConsole | null = null;
   private localApics: LocalApic[] = [];
   private apicBus: ApicBus | null = null;
+  /** Ours; null where the platform has one. */
+  private ioApic: IoApic | null = null;
   private nextSlot = FIRST_SLOT;
   private initialized = false;
 
@@ -150,6 +153,7 @@ export class Pc implements Board {
   }
 
   attachVcpu(vcpu: Vcpu): void {
+    if (this.ioApic && !this.apicBus) vcpu.attachIoApic!(this.ioApic);
     if (!this.apicBus) return;
     const apic = this.localApics[vcpu.index];
     this.apicBus.ownCpu = vcpu.index;
@@ -193,15 +197,18 @@ export class Pc implements Board {
     return interruptLine(this.interrupts, irq);
   }
 
-  /** Ours, for a CPU that brings none: 8259s, I/O APIC, and a local APIC for each vCPU. */
+  /** Ours: 8259s and I/O APIC, and for a CPU that brings none a local APIC for each vCPU. */
   private buildInterruptControllers(): Interrupts {
     const { partition, file } = this;
-    const bus = new ApicBus((index) => partition.interruptVcpu(index));
+    const platformApics = partition.controllers.localApic;
+    const bus = platformApics ? null : new ApicBus((index) => partition.interruptVcpu(index));
     this.apicBus = bus;
-    const pic = new Pic(file.allocate(Pic.WORDS), { set: (level) => bus.setIntr(level) });
-    bus.pic = pic;
-    const ioApic = new IoApic(file.allocate(IoApic.WORDS), bus);
-    for (let cpu = 0; cpu < this.blueprint.board.cpus; cpu++) {
+    // A platform's local APIC has no wire from an 8259 of ours: such a guest takes its interrupts by the I/O APIC.
+    const pic = new Pic(file.allocate(Pic.WORDS), { set: (level) => bus?.setIntr(level) });
+    if (bus) bus.pic = pic;
+    const ioApic = new IoApic(file.allocate(IoApic.WORDS), bus ?? new PlatformApics(partition.interrupts));
+    this.ioApic = ioApic;
+    for (let cpu = 0; bus && cpu < this.blueprint.board.cpus; cpu++) {
       const frequencies = { tsc: TSC_FREQUENCY, timer: APIC_TIMER_FREQUENCY };
       this.localApics.push(new LocalApic(file.allocate(LocalApic.WORDS), cpu, bus, this.clock, frequencies));
     }
@@ -210,7 +217,7 @@ export class Pc implements Board {
     this.ports.map(PcPort.PIC_ELCR, 2, pic.elcr);
     this.memory.map(PcAddress.IO_APIC, IoApic.SIZE, ioApic);
     this.resettable.push(pic, ioApic, ...this.localApics);
-    return new InterruptRouter(pic, ioApic, bus);
+    return new InterruptRouter(pic, ioApic, bus ?? partition.interrupts);
   }
 
   /** Ours, for a platform without: 8254 and HPET, whose legacy mode takes the lines of 8254 and clock. */

@@ -281,7 +281,7 @@ EXPORT WHvSetupPartition(WHV_PARTITION_HANDLE handle) {
   kvm(p->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
   kvm_number(p->vm_fd, KVM_SET_TSS_ADDR, 0xfeffd000);
   if (p->apic_mode != WHvX64LocalApicEmulationModeNone) {
-    struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {256}};
+    struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {512}};
     if (kvm(p->vm_fd, KVM_ENABLE_CAP, &split) < 0) return WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG;
     struct kvm_enable_cap wide = {.cap = KVM_CAP_X2APIC_API, .args = {KVM_X2APIC_API_USE_32BIT_IDS}};
     kvm(p->vm_fd, KVM_ENABLE_CAP, &wide);
@@ -1454,13 +1454,17 @@ EXPORT WHvRequestInterrupt(WHV_PARTITION_HANDLE handle, const WHV_INTERRUPT_CONT
     if (!(p->level_vectors[c->Vector >> 6] & bit)) {
       p->level_vectors[c->Vector >> 6] |= bit;
       /* KVM reports the end of those vectors that a route of a level-triggered line has. */
-      static struct { u32 count, flags; struct kvm_irq_routing_entry entries[256]; } routes;
+      static struct { u32 count, flags; struct kvm_irq_routing_entry entries[512]; } routes;
       zero(&routes, sizeof routes);
       for (u32 vector = 0; vector < 256; vector++) {
         if (!(p->level_vectors[vector >> 6] >> (vector & 63) & 1)) continue;
-        struct kvm_irq_routing_entry *e = &routes.entries[routes.count++];
-        e->gsi = vector, e->type = KVM_IRQ_ROUTING_MSI;
-        e->u.msi.address_lo = 0xfeeff000, e->u.msi.data = vector | 0xc000; /* to all; level, asserted */
+        /* To all processors, those with xAPIC and those with x2APIC; level, asserted. */
+        for (u32 wide = 0; wide < 2; wide++) {
+          struct kvm_irq_routing_entry *e = &routes.entries[routes.count++];
+          e->gsi = vector + wide * 256, e->type = KVM_IRQ_ROUTING_MSI;
+          e->u.msi.address_lo = 0xfeeff000, e->u.msi.address_hi = wide ? 0xffffff00 : 0;
+          e->u.msi.data = vector | 0xc000;
+        }
       }
       kvm(p->vm_fd, KVM_SET_GSI_ROUTING, &routes);
     }
