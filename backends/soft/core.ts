@@ -307,9 +307,7 @@ export class Core implements HandlerSource {
 
   /** Address of the decoded block, or 0. */
   private blockAt(physical: number, mode: bigint): number {
-    const slot = this.base + CpuArea.BLOCK_TABLE + hashOf(physical | 0);
-    if (this.view.getBigUint64(slot, true) !== (BigInt(physical) | mode)) return 0;
-    return this.layout.memory64 ? Number(this.view.getBigUint64(slot + 8, true)) : this.view.getUint32(slot + 8, true);
+    return this.known.get(physical + Number(mode >> 52n) * 2 ** 40)?.address ?? 0;
   }
 
   /** Address in the memory of a guest physical address, or -1. */
