@@ -143,6 +143,10 @@ export const State = {
   FOP: 2698, // u16
   FIP: 2704, // i64
   FDP: 2712, // i64
+  /** u32: entries the data TLB got since it was emptied, and where they are (addresses) for the first of them. */
+  TLB_FILLS: 2736,
+  TLB_FILLED: 2744, // address each
+  TLB_FILLS_KNOWN: 160,
   /** i64: address of the INT being delivered: where an exception in its delivery counts from. */
   INTERRUPT_RIP: 2720,
   /** Where the 80-bit functions leave their results, 16 bytes; flags of the SSE operation under way (u32). */

@@ -494,6 +494,7 @@ export class SoftVcpu implements Vcpu {
     state.setUint32(State.MXCSR, 0x1f80, true);
     state.setUint16(State.FCW, 0x40, true);
     state.setUint16(State.FTW, 0xffff, true);
+    this.state.setUint32(State.TLB_FILLS, 0xffff_ffff, true);
     this.core.exports.flush_tlb();
     this.core.exports.update_mode();
   }

@@ -14,7 +14,7 @@ import {
 } from "../emitter.ts";
 import { Flag } from "../flags.ts";
 import { CpuArea, InstructionTlb, PageAttribute, Segment, Shared, State, Tlb } from "../layout.ts";
-import { type Pointer, pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
+import { isMemory64, type Pointer, pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
 import { I32, i32, I64, i64, select, splat, Type } from "../wasm/values.ts";
 import { externalRead, externalWrite } from "./external.ts";
@@ -281,9 +281,32 @@ export function defineMmu(module: Module, target: Target): void {
     f.return(i64(-1));
   });
 
+  const bytesOfPointer = isMemory64() ? 8 : 4;
+  // Few entries are emptied one by one: a context switch costs what it used.
   define(flushTlb, (f) => {
-    const bytes = Tlb.PRIVILEGES * Tlb.BYTES + InstructionTlb.PRIVILEGES * InstructionTlb.BYTES;
-    f.memoryFill(f.place(CpuArea.TLB), new I32([0x41, 0x7f]), pointer(bytes));
+    const fills = f.i32(f.s32(State.TLB_FILLS));
+    f.set32(State.TLB_FILLS, 0);
+    f.memoryFill(
+      f.place(CpuArea.INSTRUCTION_TLB),
+      i32(-1),
+      pointer(InstructionTlb.PRIVILEGES * InstructionTlb.BYTES),
+    );
+    f.if(fills.gtU(State.TLB_FILLS_KNOWN), () => {
+      f.memoryFill(f.place(CpuArea.TLB), i32(-1), pointer(Tlb.PRIVILEGES * Tlb.BYTES));
+      f.return();
+    });
+    f.block((done) =>
+      f.loop((again) => {
+        f.brIf(done, fills.eqz());
+        f.set(fills, fills.sub(1));
+        const entry = f.pointer(
+          pointerOf32(fills.mul(bytesOfPointer)).add(f.place(State.TLB_FILLED)).pointer(),
+        );
+        f.store64(entry, -1, Tlb.TAG);
+        f.store64(entry, -1, Tlb.WRITE);
+        f.br(again);
+      })
+    );
   });
 
   define(flushPage, (f) => {
@@ -386,6 +409,14 @@ export function defineMmu(module: Module, target: Target): void {
   };
   const fill = (f: CpuFunc, address: I64, host: Pointer, write: boolean, tlb = f.sPointer(State.TLB)) => {
     const entry = entryOf(f, address, tlb);
+    // A refill of an entry in use (a first store after a load) is known already.
+    f.if(entry.i64(Tlb.TAG).eq(-1), () => {
+      const fills = f.i32(f.s32(State.TLB_FILLS));
+      f.set32(State.TLB_FILLS, fills.add(1));
+      f.if(fills.ltU(State.TLB_FILLS_KNOWN), () => {
+        f.storePointer(pointerOf32(fills.mul(bytesOfPointer)).add(f.place(State.TLB_FILLED)), entry);
+      });
+    });
     const page = f.i64(address.and(-4096));
     const addend = f.pointer(host.sub(pointerOf(address)));
     f.store64(entry, page, Tlb.TAG);
