@@ -143,10 +143,6 @@ export const State = {
   FOP: 2698, // u16
   FIP: 2704, // i64
   FDP: 2712, // i64
-  /** u32: entries the data TLB got since it was emptied, and where they are (addresses) for the first of them. */
-  TLB_FILLS: 2736,
-  TLB_FILLED: 2744, // address each
-  TLB_FILLS_KNOWN: 160,
   /** i64: address of the INT being delivered: where an exception in its delivery counts from. */
   INTERRUPT_RIP: 2720,
   /** Where the 80-bit functions leave their results, 16 bytes; flags of the SSE operation under way (u32). */
@@ -154,6 +150,17 @@ export const State = {
   SSE_FLAGS: 2752,
   /** Two 80-bit operands for JavaScript, 16 bytes each. */
   FPU_OPERANDS: 2768,
+  /** i32: 1 while data breakpoints are armed: accesses take the slow path and are noted, the first of them. */
+  WATCH: 2800,
+  WATCH_COUNT: 2804, // i32
+  /** u32: entries the data TLB got since it was emptied, and where they are (addresses) for the first of them. */
+  TLB_FILLS: 2808,
+  TLB_FILLED: 2816, // address each
+  TLB_FILLS_KNOWN: 128,
+  /** Noted accesses: i64 linear address, i32 bytes, i32 1 for a store. */
+  WATCH_LOG: 3840,
+  WATCH_ENTRY: 16,
+  WATCH_ENTRIES: 16,
   BYTES: 4096,
 } as const;
 
