@@ -37,7 +37,8 @@ const STAGES: readonly Stage[] = [
   { name: "lint", args: ["lint", "--quiet"], limit: 60 },
   { name: "types", args: ["check", "--quiet", "."], limit: 180 },
   { name: "unit", args: ["test", "-A", "--no-check", "--parallel", `--ignore=.cache,dist,${OWN_STAGES}`], limit: 600 },
-  { name: "guests", args: ["test", "-A", "--no-check", "tests/guests"], limit: 400 },
+  { name: "guests", args: ["test", "-A", "--no-check", "tests/guests/disks_test.ts"], limit: 400 },
+  { name: "boots", args: ["test", "-A", "--no-check", "tests/guests/hv_test.ts"], limit: 900 },
   { name: "conformance", args: ["run", "-A", "--quiet", "tests/conformance/run.ts"], limit: 300 },
   { name: "lab", args: ["run", "-A", "--quiet", "tests/lab/main.ts"], limit: 600 },
 ];

@@ -88,7 +88,7 @@ rm -rf "$root/var/lib/apt/lists"/* "$root/var/cache/apt"/*.bin
 `;
 
 /** Where apt takes this machine's Debian packages from, as lines of a sources.list; the guest comes from the same place. */
-async function debianSources(): Promise<string> {
+export async function debianSources(): Promise<string> {
   const format = "$(ORIGIN)|deb $(REPO_URI) $(RELEASE) $(COMPONENT)";
   const lines = (await text(["apt-get", "indextargets", "--format", format, "Created-By: Packages"])).split("\n");
   // Other people's archives have their own keys and their own ideas of a package.
@@ -97,7 +97,8 @@ async function debianSources(): Promise<string> {
   return [...new Set(debian)].join("\n") + "\n";
 }
 
-function codename(): string {
+/** The name of this Debian release: `bookworm`. */
+export function codename(): string {
   const release = Deno.readTextFileSync("/etc/os-release");
   const name = release.match(/^VERSION_CODENAME="?([a-z]+)/m)?.[1];
   if (!name || !/^ID="?debian/m.test(release)) throw new Error("a Debian guest disk can only be made on Debian");
