@@ -281,7 +281,8 @@ EXPORT WHvSetupPartition(WHV_PARTITION_HANDLE handle) {
   kvm(p->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
   kvm_number(p->vm_fd, KVM_SET_TSS_ADDR, 0xfeffd000);
   if (p->apic_mode != WHvX64LocalApicEmulationModeNone) {
-    struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {512}};
+    /* Lines of an I/O APIC whose ends KVM reports; it keeps the number in a byte. */
+    struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {255}};
     if (kvm(p->vm_fd, KVM_ENABLE_CAP, &split) < 0) return WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG;
     struct kvm_enable_cap wide = {.cap = KVM_CAP_X2APIC_API, .args = {KVM_X2APIC_API_USE_32BIT_IDS}};
     kvm(p->vm_fd, KVM_ENABLE_CAP, &wide);
@@ -1454,14 +1455,14 @@ EXPORT WHvRequestInterrupt(WHV_PARTITION_HANDLE handle, const WHV_INTERRUPT_CONT
     if (!(p->level_vectors[c->Vector >> 6] & bit)) {
       p->level_vectors[c->Vector >> 6] |= bit;
       /* KVM reports the end of those vectors that a route of a level-triggered line has. */
-      static struct { u32 count, flags; struct kvm_irq_routing_entry entries[512]; } routes;
+      static struct { u32 count, flags; struct kvm_irq_routing_entry entries[254]; } routes;
       zero(&routes, sizeof routes);
-      for (u32 vector = 0; vector < 256; vector++) {
+      for (u32 vector = 0; vector < 256 && routes.count < 254; vector++) {
         if (!(p->level_vectors[vector >> 6] >> (vector & 63) & 1)) continue;
         /* To all processors, those with xAPIC and those with x2APIC; level, asserted. */
         for (u32 wide = 0; wide < 2; wide++) {
-          struct kvm_irq_routing_entry *e = &routes.entries[routes.count++];
-          e->gsi = vector + wide * 256, e->type = KVM_IRQ_ROUTING_MSI;
+          struct kvm_irq_routing_entry *e = &routes.entries[routes.count];
+          e->gsi = routes.count++, e->type = KVM_IRQ_ROUTING_MSI;
           e->u.msi.address_lo = 0xfeeff000, e->u.msi.address_hi = wide ? 0xffffff00 : 0;
           e->u.msi.data = vector | 0xc000;
         }
