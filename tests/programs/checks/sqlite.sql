@@ -1,0 +1,26 @@
+PRAGMA journal_mode = WAL;
+CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, kind INTEGER, price REAL, data BLOB);
+CREATE TABLE log (at INTEGER PRIMARY KEY AUTOINCREMENT, what TEXT);
+CREATE TRIGGER dropped AFTER DELETE ON item BEGIN INSERT INTO log (what) VALUES ('dropped ' || old.id); END;
+WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < @ROWS)
+  INSERT INTO item SELECT i, printf('item-%06d', i * 7919 % 100003), i * i % 97, i * 1.1 / (i % 13 + 1), CAST(printf('%x', i * 65537) AS BLOB) FROM n;
+CREATE INDEX by_name ON item (name);
+CREATE INDEX by_kind ON item (kind, price DESC);
+SELECT kind, count(*), round(sum(price), 6), min(name), max(name), hex(max(data)) FROM item GROUP BY kind ORDER BY kind LIMIT 20;
+BEGIN;
+DELETE FROM item WHERE id % 17 = 3;
+UPDATE item SET price = price * 1.07 + length(name) WHERE kind BETWEEN 10 AND 40;
+COMMIT;
+BEGIN;
+DELETE FROM item WHERE kind < 50;
+ROLLBACK;
+SELECT count(*), max(at), max(what) FROM log;
+SELECT a.name, b.name, a.price + b.price FROM item a JOIN item b ON b.kind = a.kind AND b.id = a.id + 97 ORDER BY 3 DESC, 1 LIMIT 10;
+SELECT id, rank() OVER (PARTITION BY kind ORDER BY price), round(avg(price) OVER (ORDER BY id ROWS 5 PRECEDING), 9) FROM item ORDER BY id DESC LIMIT 10;
+CREATE VIRTUAL TABLE words USING fts5 (body);
+INSERT INTO words SELECT name || ' of kind ' || kind || ' number ' || id FROM item WHERE id < 3000;
+SELECT count(*) FROM words WHERE words MATCH 'kind NEAR number 5*';
+SELECT json_group_array(json_object('id', id, 'price', round(price, 3))) FROM (SELECT * FROM item ORDER BY name LIMIT 5);
+SELECT sin(1.5), exp(2.5), pow(2, 0.5), 1e308 * 10, -7 / 2, -7 % 3, 9223372036854775807 + 1, CAST('12.5e3' AS REAL);
+VACUUM;
+EXPLAIN QUERY PLAN SELECT * FROM item WHERE name = 'item-000007' AND kind = 5;
