@@ -24,7 +24,7 @@ const BATCH = 16;
 /** Looks ({@link RegionJit.poll}) after which fewer are compiled as well. */
 const PATIENCE = 2;
 /** Runs of a block before it is worth compiling. */
-export const DEFAULT_THRESHOLD = 300;
+export const DEFAULT_THRESHOLD = 2000;
 
 /** A region's type: budget in instructions -> what is left of it. */
 export function regionSignature() {
