@@ -4,7 +4,7 @@ import "./control.ts";
 import "./string.ts";
 import "./system.ts";
 import "./fpu_state.ts";
-import "./x87_control.ts";
+import "./x87.ts";
 import "./sse_move.ts";
 import "./sse_shuffle.ts";
 import "./packed_integer.ts";

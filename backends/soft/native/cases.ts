@@ -358,6 +358,7 @@ function fillState(row: Row, random: Random, record: DataView, at: number): void
     control = 0x40 | (random.chance(75) ? 0x3f : random.below(64)) | (random.pick([0, 2, 3, 3]) << 8) |
       (random.below(4) << 10);
   }
+  if (/^(f2xm1|fyl2xp?1?|fpatan|fptan|fsin|fcos|fsincos)$/.test(row.name)) control |= 0x3f;
   record.setUint16(fx + Fx.FCW, control, true);
   let status = random.below(8) << 11;
   if (random.chance(50)) status |= random.below(256) & (random.chance(80) ? 0x7f : 0) & (control | 0x40);

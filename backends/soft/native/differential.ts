@@ -86,7 +86,12 @@ function undefinedStatus(row: Row): number {
   const rule = undefinedConditions.find(([names]) => names.test(row.name));
   return rule ? rule[1] : 0;
 }
-const undefinedConditions: [RegExp, number][] = [];
+/** Rows whose values transcendental_test.ts compares, within a unit in the last place: here only the stack is. */
+const approximate = /^(f2xm1|fyl2x|fyl2xp1|fpatan|fptan|fsin|fcos|fsincos)$/;
+const undefinedConditions: [RegExp, number][] = [
+  // Exceptions where operands are out of the function's range, and how the last bit was rounded.
+  [approximate, 0x23f],
+];
 
 const hex = (bytes: Iterable<number>) => [...bytes].map((b) => b.toString(16).padStart(2, "0")).join(" ");
 
@@ -182,6 +187,7 @@ export class Differential {
     for (let i = 0; i < 8; i++) {
       const o = Record.FX + Fx.ST + i * 16;
       const e = (view: DataView) => `${view.getUint16(at + o + 8, true).toString(16)}:${g(view, o).toString(16)}`;
+      if (approximate.test(row.name)) continue;
       if (e(soft) !== e(native)) differ(`st${i}`, e(soft), e(native));
     }
     for (let i = 0; i < 16; i++) {
@@ -191,7 +197,7 @@ export class Differential {
     }
     for (let o = Record.WINDOW; o < Record.WINDOW + WINDOW_BYTES; o += 8) {
       if (g(soft, o) === g(native, o)) continue;
-      if (this.ignoresMemory(row, input, native, at, o)) continue;
+      if (this.isMaskOnly(row, g(soft, o), g(native, o))) continue;
       differ(`memory+${o - Record.WINDOW}`, g(soft, o).toString(16), g(native, o).toString(16));
     }
     if (lines.length === 0) return null;
@@ -214,8 +220,8 @@ export class Differential {
     return `${row.name} [${hex(made.bytes)}] at ${CODE.toString(16)} ${state}\n${registers}\n${lines.join("\n")}`;
   }
 
-  /** Reserved parts of state images. */
-  private ignoresMemory(row: Row, _input: DataView, _native: DataView, _at: number, _offset: number): boolean {
-    return row.name === "never";
+  /** AMD's mask bit of MXCSR in FXSAVE's image, which we do not offer. */
+  private isMaskOnly(row: Row, ours: bigint, theirs: bigint): boolean {
+    return row.name === "fxsave" && (ours ^ theirs) === 0x2_0000n << 32n;
   }
 }

@@ -21,6 +21,10 @@ export const OUT_FLAGS = 12;
 export const Flag = { IE: 1, DE: 2, ZE: 4, OE: 8, UE: 0x10, PE: 0x20, C1: 0x200 } as const;
 
 const BIAS = 16383;
+/** Masks in the control word (SDM vol. 1, figure 8-6), and what is added to exponents where they are clear. */
+const OVERFLOW_MASK = 8;
+const UNDERFLOW_MASK = 0x10;
+const WRAP = 24576;
 const MAX_EXPONENT = 0x7fff;
 const INTEGER_BIT = 0x8000_0000_0000_0000n;
 const QUIET_BIT = 0x4000_0000_0000_0000n;
@@ -48,9 +52,11 @@ export const float80RoundToInteger = declare("float80_round_to_integer", [P, ...
 export const float80Scale = declare("float80_scale", [P, ...NUMBER, ...NUMBER, Type.i32], null);
 /**
  * out = partial remainder of a / b; the result is the condition bits of the status word (C0 100h, C1 200h, C2 400h,
- * C3 4000h: the quotient's low bits, or C2 when more steps are needed). Last argument: 0 FPREM, 1 FPREM1.
+ * C3 4000h: the quotient's low bits, or C2 when more steps are needed). Last argument: 0 FPREM, 1 FPREM1; plus 2 when underflow is unmasked.
  */
 export const float80Remainder = declare("float80_remainder", [P, ...NUMBER, ...NUMBER, Type.i32], Type.i32);
+/** A bit of {@link float80Remainder}'s result: an operand was a NaN or invalid, and there is no quotient. */
+export const NO_QUOTIENT = 0x1_0000;
 /** Compares: 0 a > b, 1 a < b, 2 equal, 3 unordered. Last argument: 1 when a quiet NaN is invalid too (FCOM). */
 export const float80Compare = declare("float80_compare", [P, ...NUMBER, ...NUMBER, Type.i32], Type.i32);
 /** out = a signed 64-bit integer; always exact. */
@@ -230,6 +236,8 @@ function buildRoundPack(f: Func): void {
   const up = f.i32(0);
   const sum = f.i64(0);
   const tiny = f.i32(exponent.leS(0));
+  // Unmasked, underflow and overflow give a result with the exponent wrapped round (SDM vol. 1, 8.5.4 and 8.5.5).
+  const wrapped = f.i32(0);
 
   /** What a rounding of high:low does: sets remainder, inexact, up and the truncated sum. */
   const decide = () => {
@@ -265,6 +273,17 @@ function buildRoundPack(f: Func): void {
       decide();
       f.if(up.and(sum.add(unit).eqz()), () => f.set(tiny, 0));
     });
+    f.if(tiny.and(control.and(UNDERFLOW_MASK).eqz()).and(exponent.gtS(-WRAP)), () => {
+      f.set(wrapped, 1);
+      f.set(exponent, exponent.add(WRAP));
+    });
+    f.if(exponent.leS(-WRAP).and(control.and(UNDERFLOW_MASK).eqz()), () => {
+      raise(f, out, Flag.UE | Flag.PE);
+      store(f, out, i64(0), signBits);
+      f.return();
+    });
+  });
+  f.if(exponent.leS(0), () => {
     const shift = f.i64(i32(1).sub(exponent).i64s());
     f.if(
       shift.ltU(64),
@@ -300,6 +319,20 @@ function buildRoundPack(f: Func): void {
         }),
     );
   });
+  f.if(
+    exponent.geS(MAX_EXPONENT).and(control.and(OVERFLOW_MASK).eqz()).and(exponent.ltS(MAX_EXPONENT + WRAP)),
+    () => {
+      raise(f, out, Flag.OE);
+      f.set(exponent, exponent.sub(WRAP));
+    },
+  );
+  f.if(exponent.geS(MAX_EXPONENT).and(control.and(OVERFLOW_MASK).eqz()), () => {
+    // Too large even so (FSCALE).
+    raise(f, out, Flag.OE | Flag.PE | Flag.C1);
+    store(f, out, i64(INTEGER_BIT), signBits.or(MAX_EXPONENT));
+    f.return();
+  });
+  f.if(wrapped, () => raise(f, out, Flag.UE));
   f.if(exponent.geS(MAX_EXPONENT), () => {
     // SDM vol. 1, 4.9.1.4: infinity, or the largest number where the rounding mode leads away from it.
     const toInfinity = rounding.eqz().or(rounding.eq(select(sign, i32(1), i32(2))));
@@ -696,21 +729,21 @@ function buildRemainder(f: Func): void {
   const a = f.parameter32(2);
   const bSig = f.parameter64(3);
   const b = f.parameter32(4);
-  const nearest = f.parameter32(5);
+  const nearest = f.i32(f.parameter32(5).and(1));
   const aExp = f.i32(exponentOf(a));
   const bExp = f.i32(exponentOf(b));
   const sign = f.i32(signOf(a));
   f.if(isUnsupported(aSig, aExp).or(isUnsupported(bSig, bExp)), () => {
     invalid(f, out);
-    f.return(0);
+    f.return(NO_QUOTIENT);
   });
   f.if(isNan(aSig, aExp).or(isNan(bSig, bExp)), () => {
     f.do(propagateNan, out, aSig, a, bSig, b);
-    f.return(0);
+    f.return(NO_QUOTIENT);
   });
   f.if(isInfinity(aSig, aExp).or(isZero(bSig, bExp)), () => {
     invalid(f, out);
-    f.return(0);
+    f.return(NO_QUOTIENT);
   });
   f.if(isZero(aSig, aExp).or(isInfinity(bSig, bExp)), () => {
     f.if(isDenormal(aSig, aExp).or(isDenormal(bSig, bExp)), () => raise(f, out, Flag.DE));
@@ -793,7 +826,7 @@ function buildRemainder(f: Func): void {
         exponent.sub(zeros.i32()),
         remainder.shl(zeros),
         i64(0),
-        i32(0x300),
+        i32(0x33f).xor(f.parameter32(5).and(2).shl(3)),
       ),
   );
   f.if(partial, () => f.return(i32(0x400)));
