@@ -116,7 +116,7 @@ export const State = {
   NMI_PENDING: 780, // i32
   /** i32: instructions left of this call's budget, when it returned. */
   BUDGET: 784,
-  /** i32: set by every delivery of an exception or interrupt. */
+  /** i32: set by every delivery of an exception (to its vector + 1) or interrupt (to 1). */
   DELIVERED: 788,
   /** i32: the block to compile, for EXIT_HOT. */
   HOT_BLOCK: 796,
@@ -150,17 +150,13 @@ export const State = {
   SSE_FLAGS: 2752,
   /** Two 80-bit operands for JavaScript, 16 bytes each. */
   FPU_OPERANDS: 2768,
-  /** i32: 1 while data breakpoints are armed: accesses take the slow path and are noted, the first of them. */
+  /** i32: 1 while data breakpoints are armed: accesses take the slow path, which notes DR6's bits in WATCH_HITS. */
   WATCH: 2800,
-  WATCH_COUNT: 2804, // i32
+  WATCH_HITS: 2804, // i32
   /** u32: entries the data TLB got since it was emptied, and where they are (addresses) for the first of them. */
   TLB_FILLS: 2808,
   TLB_FILLED: 2816, // address each
   TLB_FILLS_KNOWN: 128,
-  /** Noted accesses: i64 linear address, i32 bytes, i32 1 for a store. */
-  WATCH_LOG: 3840,
-  WATCH_ENTRY: 16,
-  WATCH_ENTRIES: 16,
   BYTES: 4096,
 } as const;
 

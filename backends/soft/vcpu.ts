@@ -29,6 +29,13 @@ const NAP = 5;
 const SECOND = BigInt(TSC_FREQUENCY);
 
 const Attention = { HALT: 1, WINDOW: 2, REQUEST: 4 } as const;
+/** As KVM_X86_SHADOW_INT_*. */
+const Shadow = { NONE: 0, MOV_SS: 1, STI: 2 } as const;
+/** Bits of DR6 and DR7 (SDM vol. 3, 18.2.3 and 18.2.4). */
+const Dr6 = { BS: 0x4000 } as const;
+const Dr7 = { ENABLED: 0xff, GD: 0x2000 } as const;
+/** DELIVERED after a debug exception. */
+const DEBUG_DELIVERED = 2;
 const Activity = { RUNNING: 0, HALTED: 1, WAIT_FOR_SIPI: 2 } as const;
 
 export class SoftVcpu implements Vcpu {
@@ -131,6 +138,7 @@ export class SoftVcpu implements Vcpu {
     state.setInt32(State.LOG_FILLED, 0, true);
     state.setInt32(State.LOG_INDEX, 0, true);
     if (left !== Leave.BUDGET) return this.exitOf(left);
+    this.debugTrap();
     return this.stepping ? this.debugExit() : -1;
   }
 
@@ -176,15 +184,18 @@ export class SoftVcpu implements Vcpu {
       if (apic !== null) {
         // Cleared first: only an interrupt that waits for IF asks to be told when it is set.
         state.setInt32(State.INTERRUPT_WINDOW, 0, true);
-        if (apic.poll() && !this.takeInterrupts(apic)) continue;
+        if ((apic.poll() || this.nmiWaits()) && !this.takeInterrupts(apic)) continue;
       }
-      if (this.stepping || this.breaks.length > 0 || state.getInt32(State.RFLAGS, true) & Flag.TF) {
+      if (
+        this.stepping || this.breaks.length > 0 || state.getInt32(State.RFLAGS, true) & Flag.TF ||
+        state.getInt32(State.DR + 40, true) & Dr7.ENABLED || state.getInt32(State.SHADOW, true) !== 0 || this.watching
+      ) {
         const reason = this.runSlowly();
         if (reason >= 0) return reason;
         continue;
       }
       core.jit?.poll();
-      const left = core.exports.run(state.getInt32(State.SHADOW, true) !== 0 ? 1 : BUDGET);
+      const left = core.exports.run(BUDGET);
       if (left === Leave.DECODE) this.decode(state.getBigUint64(State.MODE_KEY, true));
       else if (left === Leave.HOT) core.hot();
       else if (left > Leave.ATTENTION) {
@@ -194,7 +205,7 @@ export class SoftVcpu implements Vcpu {
     }
   }
 
-  /** One instruction under TF, single step or breakpoints; an exit, or -1. */
+  /** One instruction under TF, single step, breakpoints or in the shadow of STI or MOV SS; an exit, or -1. */
   private runSlowly(): number {
     const { state } = this;
     const rip = this.linearRip();
@@ -203,16 +214,89 @@ export class SoftVcpu implements Vcpu {
       return this.debugExit();
     }
     this.stoppedAt = -1n;
-    const trap = (state.getInt32(State.RFLAGS, true) & Flag.TF) !== 0;
+    this.armWatch();
+    const flags = state.getInt32(State.RFLAGS, true);
+    // MOV SS holds instruction breakpoints back as well (SDM vol. 3, 6.8.3).
+    const hit = flags & Flag.RF || state.getInt32(State.SHADOW, true) === Shadow.MOV_SS
+      ? 0
+      : this.breakpointsAt(Number(rip));
+    if (hit !== 0) {
+      this.debugException(hit);
+      return -1;
+    }
+    state.setInt32(State.RFLAGS, flags & ~Flag.RF, true);
+    this.trap = (flags & Flag.TF) !== 0;
+    this.privilege = state.getInt32(State.CPL, true);
     const left = this.step();
     if (left !== Leave.BUDGET) return this.exitOf(left);
-    if (trap && !state.getInt32(State.DELIVERED, true)) {
-      // DR6.BS: a single step (SDM vol. 3, 18.2.3).
-      const dr6 = State.DR + 32;
-      state.setBigUint64(dr6, state.getBigUint64(dr6, true) | 0x4000n, true);
-      if (this.core.exports.deliver(1, -1, Source.EXCEPTION) !== 0) this.shutDown = true;
-    }
+    this.debugTrap();
     return this.stepping ? this.debugExit() : -1;
+  }
+  /** Whether TF was set, and CPL, when the instruction began. */
+  private trap = false;
+  private privilege = 0;
+  /** DR6's bits of data breakpoints that MOV SS holds back. */
+  private heldBack = 0;
+  /** Data breakpoints are armed. */
+  private watching = false;
+
+  private nmiWaits(): boolean {
+    const { state } = this;
+    return state.getInt32(State.NMI_PENDING, true) !== 0 && state.getInt32(State.NMI_MASKED, true) === 0;
+  }
+
+  /** Instruction breakpoints of DR0-DR3 that stand at a linear address, as DR6's bits (SDM vol. 3, 18.2.4). */
+  private breakpointsAt(rip: number): number {
+    const { state } = this;
+    const dr7 = state.getInt32(State.DR + 40, true);
+    let hit = 0;
+    for (let i = 0; i < 4; i++) {
+      const enabled = (dr7 >> (2 * i)) & 3;
+      const kind = (dr7 >> (16 + 4 * i)) & 3;
+      if (enabled && kind === 0 && Number(state.getBigUint64(State.DR + 8 * i, true)) === rip) hit |= 1 << i;
+    }
+    return hit;
+  }
+
+  /** Makes accesses take the slow path, which compares them, while a data breakpoint is enabled. */
+  private armWatch(): void {
+    const { state } = this;
+    const dr7 = state.getInt32(State.DR + 40, true);
+    let data = false;
+    for (let i = 0; i < 4; i++) if ((dr7 >> (2 * i)) & 3 && (dr7 >> (16 + 4 * i)) & 1) data = true;
+    state.setInt32(State.WATCH_HITS, 0, true);
+    if (data === this.watching) return;
+    this.watching = data;
+    state.setInt32(State.WATCH, data ? 1 : 0, true);
+    this.core.exports.flush_tlb();
+  }
+
+  /** The debug exception that comes after an instruction: a single step, data breakpoints. */
+  private debugTrap(): void {
+    const { state } = this;
+    let hit = (this.watching ? state.getInt32(State.WATCH_HITS, true) : 0) | this.heldBack;
+    // Not for an instruction that faulted, nor behind one that entered the kernel and cleared TF.
+    const entered = state.getInt32(State.CPL, true) !== this.privilege &&
+      !(state.getInt32(State.RFLAGS, true) & Flag.TF);
+    const shadowed = state.getInt32(State.SHADOW, true) === Shadow.MOV_SS;
+    if (this.trap && !state.getInt32(State.DELIVERED, true) && !entered && !shadowed) hit |= Dr6.BS;
+    this.trap = false;
+    this.heldBack = shadowed ? hit : 0;
+    if (hit === 0 || shadowed) return;
+    // INT1 takes them into its own exception.
+    if (state.getInt32(State.DELIVERED, true) === DEBUG_DELIVERED) {
+      state.setInt32(State.DR + 32, state.getInt32(State.DR + 32, true) | hit, true);
+    } else this.debugException(hit);
+  }
+
+  private debugException(hit: number): void {
+    const { state } = this;
+    const dr6 = State.DR + 32;
+    state.setUint32(dr6, (state.getUint32(dr6, true) & ~0xf) | hit, true);
+    state.setInt32(State.DR + 40, state.getInt32(State.DR + 40, true) & ~Dr7.GD, true);
+    // It ends the halt of a HLT that was stepped over.
+    state.setInt32(State.ACTIVITY, Activity.RUNNING, true);
+    if (this.core.exports.deliver(1, -1, Source.EXCEPTION) !== 0) this.shutDown = true;
   }
 
   private linearRip(): bigint {
@@ -524,7 +608,7 @@ export class SoftVcpu implements Vcpu {
     out.setBigUint64(X64.CR8, BigInt(this.apic?.taskPriority() ?? 0), true);
     const tsc = BigInt(Math.floor(this.clock()));
     out.setBigInt64(X64.TSC, tsc + state.getBigInt64(State.TSC_OFFSET, true), true);
-    out.setUint8(X64.INTERRUPT_SHADOW, state.getInt32(State.SHADOW, true) ? 2 : 0);
+    out.setUint8(X64.INTERRUPT_SHADOW, state.getInt32(State.SHADOW, true));
     out.setUint8(X64.NMI_MASKED, state.getInt32(State.NMI_MASKED, true));
     out.setUint8(X64.NMI_PENDING, state.getInt32(State.NMI_PENDING, true));
     if (this.apic?.readMsr(0x6e0, this.msrValue)) {
@@ -570,7 +654,7 @@ export class SoftVcpu implements Vcpu {
     const difference = wanted - tsc;
     const told = wanted !== 0n && (difference > SECOND || difference < -SECOND);
     state.setBigInt64(State.TSC_OFFSET, told ? difference : 0n, true);
-    state.setInt32(State.SHADOW, from.getUint8(X64.INTERRUPT_SHADOW) ? 2 : 0, true);
+    state.setInt32(State.SHADOW, from.getUint8(X64.INTERRUPT_SHADOW) & 3, true);
     state.setInt32(State.NMI_MASKED, from.getUint8(X64.NMI_MASKED), true);
     state.setInt32(State.NMI_PENDING, from.getUint8(X64.NMI_PENDING), true);
     state.setInt32(State.INTERRUPT_WINDOW, 0, true);

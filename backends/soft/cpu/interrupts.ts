@@ -167,6 +167,15 @@ export function defineInterrupts(module: Module, target: Target): void {
     return descriptor;
   };
 
+  /** RFLAGS for a frame: RF is set by faults, so that an instruction breakpoint does not stop it twice (17.3.1.1). */
+  const pushedFlags = (f: CpuFunc, vector: I32, source: I32): I32 =>
+    f.i32(
+      f.call32(readFlags).or(select(source.eq(Source.EXCEPTION).and(vector.ne(Vector.DB)), i32(Flag.RF), i32(0))),
+    );
+  /** RF lasts for one instruction, which only matters while there are breakpoints. */
+  const dropResume = (f: CpuFunc) =>
+    f.if(f.s64(State.DR + 40).has(0xff).eqz(), () => f.set32(State.RFLAGS, f.s32(State.RFLAGS).and(~Flag.RF)));
+
   define(enterLong, (f) => {
     const vector = f.parameter32(0);
     const error = f.parameter32(1);
@@ -211,7 +220,7 @@ export function defineInterrupts(module: Module, target: Target): void {
       });
     });
     f.set(sp, sp.and(-16));
-    const flags = f.i32(f.call32(readFlags));
+    const flags = pushedFlags(f, vector, source);
     // The frame is written with the new privilege; a fault in it finds the old one again.
     f.do(setPrivilege, level);
     const values: I64[] = [
@@ -294,7 +303,7 @@ export function defineInterrupts(module: Module, target: Target): void {
       f.set(base, stack.shrU(16).and(0xff_ffff).or(stack.shrU(56).shl(24)));
       f.set(mask, select(attributesOf(stack).has(Attribute.DB), i64(0xffff_ffff), i64(0xffff)));
     });
-    const flags = f.i32(f.call32(readFlags));
+    const flags = pushedFlags(f, vector, source);
     const push = (value: I64) => {
       f.set(sp, sp.sub(bytes.i64u()).and(mask));
       f.do(storeSlow, base.add(sp).u32(), bytes, value);
@@ -331,7 +340,7 @@ export function defineInterrupts(module: Module, target: Target): void {
     const vector = f.i32(f.parameter32(0));
     const error = f.i32(f.parameter32(1));
     const source = f.i32(f.parameter32(2));
-    f.set32(State.DELIVERED, 1);
+    f.set32(State.DELIVERED, select(f.parameter32(2).eq(Source.EXCEPTION), f.parameter32(0).add(1), i32(1)));
     // Delivery begins anew for the exception it ran into: benign, contributory, page fault (SDM vol. 3, 6.15).
     const kind = (v: I32): I32 =>
       select(
@@ -407,6 +416,7 @@ export function defineInterrupts(module: Module, target: Target): void {
       setStackPointer(f, sp, mask);
       const mask16 = select(size.eq(16), i32(0xffff), i32(-1));
       f.do(writeFlags, flags, i32(all | Flag.IF | Flag.IOPL).and(mask16));
+      dropResume(f);
       setRip(f, rip);
       f.do(loadRealSegment, Seg.CS, selector);
       f.return();
@@ -456,6 +466,7 @@ export function defineInterrupts(module: Module, target: Target): void {
     f.if(cpl.leU(f.s32(State.RFLAGS).shrU(12).and(3)), () => f.set(allowed, allowed.or(Flag.IF)));
     f.if(size.eq(16), () => f.set(allowed, allowed.and(0xffff)));
     f.do(writeFlags, flags, allowed);
+    dropResume(f);
     f.do(cacheSegment, Seg.CS, selector, descriptor);
     setRip(f, select(to64, rip, rip.u32()));
     f.set32(State.CPL, level);

@@ -408,6 +408,10 @@ export function defineMmu(module: Module, target: Target): void {
     return value;
   };
   const fill = (f: CpuFunc, address: I64, host: Pointer, write: boolean, tlb = f.sPointer(State.TLB)) => {
+    // Every access is looked at while a data breakpoint is armed.
+    f.if(f.s32(State.WATCH).eqz(), () => putEntry(f, address, host, write, tlb));
+  };
+  const putEntry = (f: CpuFunc, address: I64, host: Pointer, write: boolean, tlb: Pointer) => {
     const entry = entryOf(f, address, tlb);
     // A refill of an entry in use (a first store after a load) is known already.
     f.if(entry.i64(Tlb.TAG).eq(-1), () => {
@@ -457,6 +461,22 @@ export function defineMmu(module: Module, target: Target): void {
     f.return();
   };
 
+  /** Notes which data breakpoints an access meets (SDM vol. 3, 18.2.5): R/W and LEN of DR7, DR0-DR3. */
+  const watch = (f: CpuFunc, address: I64, bytes: I32, write: number) =>
+    f.if(f.s32(State.WATCH), () => {
+      const control = f.i32(f.s64(State.DR + 40).i32());
+      for (let i = 0; i < 4; i++) {
+        const kind = control.shrU(16 + 4 * i).and(3);
+        const length = f.i64(control.shrU(18 + 4 * i).and(3).i64u());
+        // 00 one byte, 01 two, 11 four, 10 eight.
+        f.set(length, select(length.eq(2), i64(8), length.add(1)));
+        const start = f.i64(f.s64(State.DR + 8 * i).and(length.sub(1).not()));
+        const meets = address.ltU(start.add(length)).and(start.ltU(address.add(bytes.i64u())));
+        const enabled = control.shrU(2 * i).and(3).ne(0).and(write ? kind.and(1) : kind.eq(3));
+        f.if(enabled.and(meets), () => f.set32(State.WATCH_HITS, f.s32(State.WATCH_HITS).or(1 << i)));
+      }
+    });
+
   const loader = (name: typeof loadSlow, extra: number) =>
     define(name, (f) => {
       const address = f.parameter64(0);
@@ -465,6 +485,7 @@ export function defineMmu(module: Module, target: Target): void {
       probe(f, address, extra & Access.WRITE ? Tlb.WRITE : 0, (place) => f.return(loadFrom(f, place, bytes)));
       const physical = f.i64(f.call64(translate, address, extra));
       guard(f, i64(0));
+      watch(f, address, bytes, 0);
       const host = f.pointer(f.callPointer(hostOf, physical, extra & Access.WRITE));
       f.if(host.eqz(), () => f.return(f.call64(externalRead, physical, bytes)));
       fill(f, address, host, false);
@@ -506,6 +527,7 @@ export function defineMmu(module: Module, target: Target): void {
     });
     const physical = f.i64(f.call64(translate, address, Access.WRITE));
     guard(f);
+    watch(f, address, bytes, 1);
     const host = f.pointer(f.callPointer(hostOf, physical, 1));
     f.if(host.eqz(), () => {
       f.do(externalWrite, physical, bytes, value);

@@ -260,6 +260,8 @@ export function defineSegments(module: Module, target: Target): void {
       f.if(f.s64(State.EFER).i32().has(EFER.LMA), () => {
         f.set(high, f.call64(loadSystem, address.add(8), 8));
         guard(f);
+        const base = f.i64(baseOf(descriptor).or(high.shl(32)));
+        f.if(base.shl(16).shrS(16).ne(base), () => fail(Vector.GP));
       });
       if (busy) {
         f.do(storeSystem, address.add(5), 1, descriptor.shrU(40).or(2));

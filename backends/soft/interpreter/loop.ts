@@ -44,12 +44,12 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
       f.return(reason);
     };
     f.loop((lookup: Label) => {
-      f.if(f.s64(State.ATTENTION).ne(0), () => {
-        // SHADOW counts down at every block; while it does, attention waits.
-        const shadow = f.i32(f.s32(State.SHADOW));
-        f.if(shadow, () => f.set32(State.SHADOW, shadow.sub(1)), () => leave(Leave.ATTENTION));
-      });
       f.if(budget.leS(0), () => leave(Leave.BUDGET));
+      f.if(f.s64(State.ATTENTION).ne(0), () => {
+        f.if(f.s32(State.ATTENTION), () => leave(Leave.ATTENTION));
+        // Nothing waits, so the shadow of STI or MOV SS hides nothing.
+        f.set32(State.SHADOW, 0);
+      });
       f.set(rip, f.s64(State.RIP));
       f.set(linear, rip.add(f.s64(State.CODE_BASE)).and(f.s64(State.CODE_MASK)));
       const entry = f.pointer(

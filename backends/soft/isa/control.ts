@@ -61,7 +61,7 @@ for (const [encoding, segment, legacy] of popSegment) {
     f.do(loadSegment, segment, selector.and(0xffff));
     f.if(f.s32(State.FAULT), () => e.setReg(Reg.SP, pointer));
     e.faultIf(f.s32(State.FAULT));
-    if (segment === Seg.SS) f.set32(State.SHADOW, 2);
+    if (segment === Seg.SS) f.set32(State.SHADOW, 1);
     e.endBlock();
   }, { ...stack, system: true, ends: true, ...(legacy ? { only: "legacy" as const } : {}) });
 }
@@ -168,23 +168,34 @@ for (let cc = 0; cc < 16; cc++) {
 }
 op("jmp", "EB", "Jb", (e) => e.branch(null, 0), near);
 op("jmp", "E9", "Jz", (e) => e.branch(null, 0), near);
-op("jmp_indirect", "FF /4", "Ev", (e) => e.jumpIndirect(e.readUnsigned(0)), near);
+/** In 64-bit mode a branch to an address that is not canonical faults itself (SDM vol. 2, JMP, CALL, RET). */
+function canonicalTarget(e: Emitter, target: I64): void {
+  if (e.mode === 64) e.raiseIf(target.shl(16).shrS(16).ne(target), Vector.GP, 0);
+}
+op("jmp_indirect", "FF /4", "Ev", (e) => {
+  const target = e.readUnsigned(0);
+  canonicalTarget(e, target);
+  e.jumpIndirect(target);
+}, near);
 op("call", "E8", "Jz", (e) => {
   e.push(e.nextRip(), e.bits);
   e.branch(null, 0);
 }, near);
 op("call_indirect", "FF /2", "Ev", (e) => {
   const target = e.readUnsigned(0);
+  canonicalTarget(e, target);
   e.push(e.nextRip(), e.bits);
   e.jumpIndirect(target);
 }, near);
 op("ret", "C3", "", (e) => {
   const target = e.peek(e.bits);
+  canonicalTarget(e, target);
   e.adjustStack(e.bits >> 3);
   e.jumpIndirect(target);
 }, near);
 op("ret_drop", "C2", "Iw", (e) => {
   const target = e.peek(e.bits);
+  canonicalTarget(e, target);
   e.adjustStack(e.immediate(0).and(0xffff).add(e.bits >> 3));
   e.jumpIndirect(target);
 }, near);
@@ -253,6 +264,7 @@ op("iret", "CF", "", (e) => {
   e.f.do(interruptReturn, e.bits);
   e.faultIf(e.f.s32(State.FAULT));
   e.f.set32(State.NMI_MASKED, 0);
+  e.f.if(e.f.s32(State.NMI_PENDING), () => e.f.drop(e.f.place(State.ATTENTION).atomicOr32(2)));
   interruptWindow(e);
   e.finishBlock();
 }, far);

@@ -121,7 +121,7 @@ op("cld", "FC", "", (e) => e.f.set32(State.RFLAGS, e.f.s32(State.RFLAGS).and(~Fl
 op("std", "FD", "", (e) => e.f.set32(State.RFLAGS, e.f.s32(State.RFLAGS).or(Flag.DF)), system);
 const alignmentCheck = (set: boolean): Emit => (e) => {
   const { f } = e;
-  e.raiseIf(f.s64(State.CR4).has(CR4.SMAP).eqz().or(f.s32(State.CPL)), Vector.UD);
+  e.raiseIf(f.s32(State.CPL), Vector.UD);
   const flags = f.s32(State.RFLAGS);
   f.set32(State.RFLAGS, set ? flags.or(Flag.AC) : flags.and(~Flag.AC));
   f.do(updateMode);
@@ -211,25 +211,44 @@ const debugRegister = (number: I32, then: (field: number) => void, f: CpuFunc) =
     f.if(number.eq(n), () => then(State.DR + slot * 8));
   }
 };
+/** What both directions of MOV DR check (SDM vol. 3, 18.2). */
+const debugChecks = (e: Emitter): I32 => {
+  const { f } = e;
+  const number = f.i32(e.immediate(1).i32());
+  const aliased = number.and(~1).eq(4);
+  e.raiseIf(number.gtU(7).or(aliased.and(f.s64(State.CR4).has(CR4.DE))), Vector.UD);
+  privileged(e);
+  // DR7.GD: the access itself is a debug exception, DR6.BD.
+  f.if(f.s64(State.DR + 40).has(0x2000), () => {
+    f.set64(State.DR + 32, f.s64(State.DR + 32).and(~15).or(0x2000));
+    f.set64(State.DR + 40, f.s64(State.DR + 40).and(~0x2000));
+    e.raise(Vector.DB);
+  });
+  return number;
+};
 op("mov_from_dr", "0F 21 /r", "Rn Dn", (e) => {
   const { f } = e;
-  privileged(e);
+  const number = debugChecks(e);
   const value = f.i64(0);
-  debugRegister(f.i32(e.immediate(1).i32()), (field) => f.set(value, f.s64(field)), f);
+  debugRegister(number, (field) => f.set(value, f.s64(field)), f);
   e.write(0, value);
 }, system);
 op("mov_to_dr", "0F 23 /r", "Rn Dn", (e) => {
   const { f } = e;
-  privileged(e);
+  const number = debugChecks(e);
   const value = e.readUnsigned(0);
-  debugRegister(f.i32(e.immediate(1).i32()), (field) => {
+  e.raiseIf(number.geU(4).and(value.shrU(32).ne(0)), Vector.GP, 0);
+  debugRegister(number, (field) => {
     const slot = (field - State.DR) / 8;
     f.set64(
       field,
       slot < 4 ? value : slot === 4 ? value.and(0xe00f).or(0xffff_0ff0) : value.and(0xffff_2bff).or(0x400),
     );
   }, f);
-}, system);
+  // Breakpoints change how code is run.
+  f.drop(f.place(State.ATTENTION).atomicOr32(2));
+  e.endBlock();
+}, ending);
 op("clts", "0F 06", "", (e) => {
   privileged(e);
   e.f.set64(State.CR0, e.f.s64(State.CR0).and(~CR0.TS));
@@ -274,6 +293,7 @@ for (const [n, baseField, limitField] of tables) {
     const address = e.address(0);
     const limit = e.loadUnsigned(address, 16);
     const base = e.loadUnsigned(f.i64(address.add(2)), e.mode === 64 ? 64 : 32);
+    if (e.mode === 64) e.raiseIf(base.shl(16).shrS(16).ne(base), Vector.GP, 0);
     f.set64(baseField, e.mode !== 64 && e.bits === 16 ? base.and(0xff_ffff) : base);
     f.set32(limitField, limit.i32());
   }, { ...system, modal: true });
@@ -331,7 +351,7 @@ op("mov_to_sreg", "8E /r", "Sw Ew", (e) => {
   const selector = f.i32(e.readUnsigned(1).i32());
   f.do(loadSegment, segment, selector);
   e.faultIf(f.s32(State.FAULT));
-  f.if(segment.eq(Seg.SS), () => f.set32(State.SHADOW, 2));
+  f.if(segment.eq(Seg.SS), () => f.set32(State.SHADOW, 1));
   e.endBlock();
 }, ending);
 const loadFarPointer = (segment: number): Emit => (e) => {
