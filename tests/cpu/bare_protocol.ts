@@ -12,6 +12,11 @@ export const POST_PORT = 0x80;
 export const FW_CFG_SELECTOR = 0x510;
 export const FW_CFG_DATA = 0x511;
 
+/** QEMU's pc-testdev (hw/misc/pc-testdev.c): memory that leaves the guest, a port for each interrupt line, a port that latches. */
+export const DEVICE_MEMORY = { address: 0xff00_0000, size: 0x1_0000 } as const;
+export const LINE_PORTS = 0x2000;
+export const LATCH_PORT = 0xe0;
+
 /** Words of the buffer shared with the Worker. */
 export const Word = { STOP: 0, EXITS: 1, WORDS: 16 } as const;
 

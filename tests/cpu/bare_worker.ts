@@ -3,7 +3,19 @@ import { Exit, EXIT_NAMES } from "../../core/hypervisor.ts";
 import { X64_STATE_BYTES } from "../../core/x64_state.ts";
 import { soft } from "../../backends/soft/hypervisor.ts";
 import { buildControllers, CONTROLLERS_START } from "../conformance/controllers.ts";
-import { type BareRequest, type BareResult, COM1, EXIT_PORT, FW_CFG_DATA, FW_CFG_SELECTOR, POST_PORT, Word } from "./bare_protocol.ts";
+import {
+  type BareRequest,
+  type BareResult,
+  COM1,
+  DEVICE_MEMORY,
+  EXIT_PORT,
+  FW_CFG_DATA,
+  FW_CFG_SELECTOR,
+  LATCH_PORT,
+  LINE_PORTS,
+  POST_PORT,
+  Word,
+} from "./bare_protocol.ts";
 
 /** Most bytes of output that are kept. */
 const MAXIMUM_OUTPUT = 4 << 20;
@@ -23,6 +35,13 @@ function run(request: BareRequest): BareResult {
   const post: number[] = [];
   let code = -1;
 
+  /** QEMU's pc-testdev: a device that is memory, and ports that are interrupt lines. */
+  const deviceMemory = new Uint8Array(DEVICE_MEMORY.size);
+  const deviceOffset = (size: number) => {
+    const offset = vcpu.address[0] - DEVICE_MEMORY.address;
+    return offset >= 0 && offset + size <= DEVICE_MEMORY.size ? offset : -1;
+  };
+  const latch = new Uint8Array(8);
   let item: number[] = [];
   const read = (from: number, size: number) => {
     for (let i = 0; i < size; i++) {
@@ -31,6 +50,8 @@ function run(request: BareRequest): BareResult {
         ? 0x60
         : vcpu.port === FW_CFG_DATA
         ? item.shift() ?? 0
+        : vcpu.port >= LATCH_PORT && vcpu.port < LATCH_PORT + 4
+        ? latch[vcpu.port - LATCH_PORT + i]
         : 0xff;
     }
   };
@@ -50,6 +71,13 @@ function run(request: BareRequest): BareResult {
             } else if (vcpu.port === POST_PORT) {
               post.push(value);
               if (post.length > 64) post.shift();
+            } else if (vcpu.port >= LATCH_PORT && vcpu.port < LATCH_PORT + 4) {
+              latch.set(
+                vcpu.bytes.subarray(dataOffset + i * size, dataOffset + (i + 1) * size),
+                vcpu.port - LATCH_PORT,
+              );
+            } else if (vcpu.port >= LINE_PORTS && vcpu.port < LINE_PORTS + 24) {
+              controllers.interrupts.setLine(vcpu.port - LINE_PORTS, value & 1);
             } else if (vcpu.port === EXIT_PORT) {
               code = value;
               return "exit";
@@ -60,13 +88,19 @@ function run(request: BareRequest): BareResult {
           for (let i = 0; i < count; i++) read(dataOffset + i * size, size);
           break;
         case Exit.MMIO_READ:
-          if (vcpu.address[0] >= CONTROLLERS_START && vcpu.address[0] < 2 ** 32) {
+          if (vcpu.address[0] >= CONTROLLERS_START && vcpu.address[0] < DEVICE_MEMORY.address) {
             controllers.bus.read(vcpu.address, size, vcpu.view, dataOffset);
-          } else vcpu.bytes.fill(0xff, dataOffset, dataOffset + size);
+          } else {
+            const offset = deviceOffset(size);
+            if (offset < 0) vcpu.bytes.fill(0xff, dataOffset, dataOffset + size);
+            else vcpu.bytes.set(deviceMemory.subarray(offset, offset + size), dataOffset);
+          }
           break;
         case Exit.MMIO_WRITE:
-          if (vcpu.address[0] >= CONTROLLERS_START && vcpu.address[0] < 2 ** 32) {
+          if (vcpu.address[0] >= CONTROLLERS_START && vcpu.address[0] < DEVICE_MEMORY.address) {
             controllers.bus.write(vcpu.address, size, vcpu.view, dataOffset);
+          } else if (deviceOffset(size) >= 0) {
+            deviceMemory.set(vcpu.bytes.subarray(dataOffset, dataOffset + size), deviceOffset(size));
           }
           break;
         case Exit.MSR_READ:

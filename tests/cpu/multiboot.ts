@@ -3,8 +3,8 @@ import { X64 } from "../../core/x64_state.ts";
 import { startState } from "../conformance/guest.ts";
 
 /** Where the boot information stands. */
-const INFORMATION = 0x9000;
-const COMMAND_LINE = 0x9100;
+const INFORMATION = 0x600;
+const COMMAND_LINE = 0x680;
 /** What EAX holds (section 3.2). */
 const MAGIC = 0x2bad_b002;
 
