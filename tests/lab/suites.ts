@@ -7,6 +7,7 @@ import { readTally, type Tally } from "../tally.ts";
 import { fileURLToPath } from "node:url";
 import { countInstructions, lab, type LabOptions } from "./lab.ts";
 import { compiled } from "./programs.ts";
+import { writerInLab } from "../robustness/lab.ts";
 
 /** A suite of the lab. */
 export interface Suite {
@@ -84,6 +85,8 @@ export const suites: readonly Suite[] = [
     args: "--cpus 2 --memory 256M",
   }),
   boot("hv boots the Debian disk", debianDisk, 400, { long: true, memory: "2G", args: "--memory 512M" }),
+  { name: "20 kills while the guest writes", long: true, run: () => writerInLab("kills", 900) },
+  { name: "a host that runs out of space", long: true, run: () => writerInLab("full", 200) },
   {
     name: "instructions per exit",
     long: true,

@@ -1,0 +1,169 @@
+/**
+ * What a guest has seen synced is on the disk, whatever becomes of hv or of the host's space. Two trials:
+ *
+ *   deno run -A tests/robustness/writer.ts kills BACKEND KERNEL INITRD [COUNT, default 20] [SEED]
+ *   deno run -A tests/robustness/writer.ts full BACKEND KERNEL INITRD
+ *
+ * KERNEL and INITRD are those of `writer_guest.ts`. `kills` ends hv with SIGKILL at random moments, from the guest's
+ * boot on, while it writes; after each, e2fsck replays the journal and must then find nothing to repair, and every
+ * record announced until then must be there. `full` gives the image a file system of the host that is too small for
+ * it: the guest must see its writes fail, hv say one sentence, and the records announced before be there.
+ * The last line is `passed: ...`; anything else is exit code 1.
+ */
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { text, tool } from "../guests/command.ts";
+import { FAILED, SYNCED, writerAppend, type WriterOptions } from "./writer_guest.ts";
+
+const MAIN = fileURLToPath(new URL("../../cli/main.ts", import.meta.url));
+const MIB = 2 ** 20;
+/** Longest time from the start of hv to the guest's first record, in milliseconds. */
+const BOOT = 120_000;
+/** A kill comes at most so long after what it waits for, in milliseconds. */
+const LATEST = 1500;
+
+const [trial, backend, kernel, initrd, count = "20", seed = `${Date.now() % 1_000_000}`] = Deno.args;
+
+/** Numbers from 0 to 1, the same for the same seed (mulberry32). */
+function randomNumbers(state: number): () => number {
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** hv with the guest on a disk. */
+class Writer {
+  readonly child: Deno.ChildProcess;
+  readonly ended: Promise<unknown>;
+  private readonly wakes: (() => void)[] = [];
+  console = "";
+  errors = "";
+
+  constructor(image: string, options: WriterOptions) {
+    const machine = ["--backend", backend, "--memory", "128M", "--kernel", kernel, "--initrd", initrd];
+    const args = ["run", "-A", "--quiet", "--no-check", MAIN, "run", "--disk", image, ...machine];
+    this.child = new Deno.Command(Deno.execPath(), {
+      args: [...args, "--append", writerAppend(options)],
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    const follow = async (stream: ReadableStream<Uint8Array<ArrayBuffer>>, take: (text: string) => void) => {
+      for await (const text of stream.pipeThrough(new TextDecoderStream())) {
+        take(text);
+        for (const wake of this.wakes.splice(0)) wake();
+      }
+    };
+    this.ended = Promise.all([
+      follow(this.child.stdout, (text) => this.console += text),
+      follow(this.child.stderr, (text) => this.errors += text),
+      this.child.status,
+    ]).finally(() => this.wakes.splice(0).forEach((wake) => wake()));
+  }
+
+  /** Waits until the console has shown `words`, or hv has ended. */
+  async said(words: string): Promise<void> {
+    let over = false;
+    void this.ended.then(() => over = true);
+    const timer = setTimeout(() => {
+      over = true;
+      this.wakes.splice(0).forEach((wake) => wake());
+    }, BOOT);
+    while (!this.console.includes(words) && !over) await new Promise<void>((resolve) => this.wakes.push(resolve));
+    clearTimeout(timer);
+    assert.ok(this.console.includes(words), `the guest did not say ${words}: ${this.console}\n${this.errors}`);
+  }
+
+  /** Adds what the guest has announced. */
+  announced(records: Map<number, string>): void {
+    for (const [, number, sum] of this.console.matchAll(SYNCED)) records.set(Number(number), sum);
+  }
+}
+
+async function makeDisk(image: string, mib: number): Promise<void> {
+  await Deno.writeFile(image, new Uint8Array(0));
+  await Deno.truncate(image, mib * MIB);
+  await tool(["mke2fs", "-q", "-F", "-t", "ext4", "-J", "size=4", image]);
+}
+
+/** Replays the journal; then nothing may be left to repair, and all records be there. */
+async function prove(image: string, records: Map<number, string>, folder: string): Promise<void> {
+  // Exit code 0 and 1 of -p: clean, or made clean by the journal; the second look tells them from damage.
+  const repair = await new Deno.Command("e2fsck", { args: ["-p", image], stdout: "piped", stderr: "piped" }).output();
+  const words = new TextDecoder().decode(repair.stdout) + new TextDecoder().decode(repair.stderr);
+  assert.ok(repair.code <= 1, `e2fsck -p ended with ${repair.code}: ${words}`);
+  assert.doesNotMatch(words, /UNEXPECTED|INCONSISTENCY|corrupt/i);
+  await text(["e2fsck", "-fn", image]);
+  if (records.size === 0) return;
+  const out = `${folder}/records`;
+  await Deno.remove(out, { recursive: true }).catch(() => {});
+  await text(["debugfs", "-R", `rdump /records ${folder}`, image]);
+  for (const [number, sum] of records) {
+    const data = await Deno.readFile(`${out}/${number}`);
+    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", data)).toHex();
+    assert.equal(digest, sum, `record ${number} is not what the guest had synced`);
+  }
+}
+
+async function kills(folder: string): Promise<string> {
+  const image = `${folder}/disk.img`;
+  const records = new Map<number, string>();
+  const random = randomNumbers(Number(seed));
+  await makeDisk(image, 48);
+  for (let kill = 1; kill <= Number(count); kill++) {
+    const first = Math.max(0, ...records.keys()) + 1;
+    const writer = new Writer(image, { first, kib: 3, noise: true });
+    // One in five while the guest has only begun to use its disk, or not even that.
+    await writer.said(random() < 0.2 ? "WRITING" : "SYNCED");
+    await new Promise((resolve) => setTimeout(resolve, random() * LATEST));
+    writer.child.kill("SIGKILL");
+    await writer.ended;
+    const before = records.size;
+    writer.announced(records);
+    await prove(image, records, folder);
+    console.log(`kill ${kill}: ${records.size - before} records announced, all ${records.size} there, e2fsck clean`);
+  }
+  assert.ok(records.size >= Number(count), `the guest wrote: ${records.size} records`);
+  return `passed: ${count} kills, ${records.size} records announced, all there; seed ${seed}`;
+}
+
+async function full(folder: string): Promise<string> {
+  const small = `${folder}/small`;
+  await Deno.mkdir(small);
+  await text(["mount", "-t", "tmpfs", "-o", "size=12m", "none", small]);
+  const records = new Map<number, string>();
+  let words: string;
+  try {
+    const image = `${small}/disk.img`;
+    await makeDisk(image, 48);
+    const writer = new Writer(image, { first: 1, kib: 512, noise: false });
+    await writer.said("FAILED");
+    await writer.ended;
+    writer.announced(records);
+    assert.match(writer.console, FAILED);
+    assert.ok(records.size > 0, "some records went through");
+    words = writer.errors;
+    assert.equal((await writer.child.status).code, 0, `the guest powered off by itself: ${words}`);
+    assert.match(words, /^hv: [^\n]*no space left on the host's file system[^\n]*\n/);
+    assert.equal(words.split("\n").length, 3, `one sentence for all of it, and how it ended: ${words}`);
+    await text(["cp", image, `${folder}/disk.img`]);
+  } finally {
+    await text(["umount", small]);
+  }
+  await prove(`${folder}/disk.img`, records, folder);
+  return `passed: the guest saw its writes fail, ${records.size} records synced before are there; hv said: ${words}`;
+}
+
+const folder = await Deno.makeTempDir({ prefix: "hv-writer-" });
+try {
+  if (trial !== "kills" && trial !== "full") throw new Error("which trial: kills or full");
+  console.log((await (trial === "kills" ? kills(folder) : full(folder))).trim());
+} catch (error) {
+  console.log((error as Error).message);
+  Deno.exitCode = 1;
+} finally {
+  await Deno.remove(folder, { recursive: true });
+}
