@@ -1,11 +1,14 @@
 /**
  * A file or block device of the host, read and written at positions, straight between it and the memory of a vector.
- * {@link HostFile} has two implementations: Linux' vectored calls through FFI, and Deno's own files everywhere else.
+ * {@link HostFile} has three implementations: Linux' vectored calls and Windows' positioned ones, both through FFI, and
+ * Deno's own files everywhere else.
  */
 import { DiskError, type IoVector } from "./disk.ts";
 import { DenoHostFile } from "./host_file_deno.ts";
 import { LinuxHostFile } from "./host_file_linux.ts";
+import { WindowsHostFile } from "./host_file_windows.ts";
 import { posix } from "./abi/posix.ts";
+import { windowsFiles } from "./abi/windows.ts";
 
 /** An open file. Methods throw a {@link DiskError} in words. Offsets and lengths are in bytes, already checked. */
 export interface HostFile {
@@ -38,13 +41,17 @@ export interface HostFile {
  */
 export function openHostFile(path: string, options: { readonly: boolean; locked?: boolean }): HostFile {
   const { readonly, locked = true } = options;
-  return posix() === null ? DenoHostFile.open(path, readonly, locked) : LinuxHostFile.open(path, readonly, locked);
+  return implementation().open(path, readonly, locked);
 }
 
 /** A nameless file for throw-away data, sparse, of `size` bytes: gone with its last user, however that one ends. */
 export function openTemporaryFile(size: number): HostFile {
   const folder = temporaryFolder();
-  return posix() === null ? DenoHostFile.openTemporary(folder, size) : LinuxHostFile.openTemporary(folder, size);
+  return implementation().openTemporary(folder, size);
+}
+
+function implementation(): typeof LinuxHostFile | typeof WindowsHostFile | typeof DenoHostFile {
+  return posix() !== null ? LinuxHostFile : windowsFiles() !== null ? WindowsHostFile : DenoHostFile;
 }
 
 /** Where large throw-away data goes: /tmp is often memory, /var/tmp by the Filesystem Hierarchy Standard is not. */
