@@ -24,15 +24,19 @@ export class RegionFunc extends CpuFunc {
     const outer = this.cold;
     let thenCold = false;
     let otherwiseCold = false;
-    super.if(condition, () => {
-      this.cold = false;
-      then();
-      thenCold = this.cold;
-    }, otherwise && (() => {
-      this.cold = false;
-      otherwise();
-      otherwiseCold = this.cold;
-    }));
+    super.if(
+      condition,
+      () => {
+        this.cold = false;
+        then();
+        thenCold = this.cold;
+      },
+      otherwise && (() => {
+        this.cold = false;
+        otherwise();
+        otherwiseCold = this.cold;
+      }),
+    );
     this.cold = outer;
     if (thenCold !== otherwiseCold) this.hints.push({ at, likely: otherwiseCold });
   }

@@ -36,6 +36,16 @@ export class Rig {
     for (let i = 0; i < 512; i++) view.setBigUint64(Place.TABLES + 0x2000 + i * 8, BigInt(i * 2 ** 21) | 0xe3n, true);
   }
 
+  /** Points an exception's vector at code. */
+  setVector(vector: number, address: number): void {
+    const at = Place.IDT + vector * 16;
+    this.view.setUint16(at, address & 0xffff, true);
+    this.view.setUint16(at + 2, 0x08, true);
+    // A present interrupt gate (SDM vol. 3, 6.14.1).
+    this.view.setUint16(at + 4, 0x8e00, true);
+    this.view.setUint16(at + 6, address >>> 16, true);
+  }
+
   /** Puts code at {@link Place.CODE} and the vCPU before it. */
   load(code: Uint8Array, registers: readonly bigint[] = []): void {
     this.bytes.set(code, Place.CODE);
