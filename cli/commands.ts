@@ -42,7 +42,7 @@ ended through the exit device.`,
       {
         name: "backend",
         value: "NAME",
-        choices: ["auto", "kvm", "soft"],
+        choices: ["auto", "kvm", "whpx", "soft"],
         description: "What runs the guest's CPU: auto (default) takes the best there is and says which",
       },
       { name: "cpus", value: "N", description: "Number of virtual CPUs (default 1)" },

@@ -37,7 +37,7 @@ const CASES: [typed: string, offered: string[]][] = [
   ["hv do", ["doctor", "!run"]],
   ["hv run --", ["--backend", "--ephemeral", "--timeout", "!--json"]],
   ["hv run --eph", ["--ephemeral", "!--backend"]],
-  ["hv run --backend ", ["auto", "kvm", "soft", "!run"]],
+  ["hv run --backend ", ["auto", "kvm", "whpx", "soft", "!run"]],
   ["hv run --cpus 2 --backend k", ["kvm", "!auto"]],
   ["hv doctor --j", ["--json"]],
   ["hv completions ", [...SHELLS]],
