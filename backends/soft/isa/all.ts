@@ -11,5 +11,8 @@ import "./packed_integer.ts";
 import "./mmx.ts";
 import "./sse_float.ts";
 import "./sse_convert.ts";
+import "./sse_string.ts";
+import "./aes.ts";
+import "./sha.ts";
 
 export { rows } from "./table.ts";
