@@ -40,17 +40,18 @@ export function cpuid(leaf: number, subleaf: number, context: CpuidContext, out:
         // Family 6, model 9EH, stepping 13.
         0x000906ed,
         (context.index << 24) | (Math.max(1, context.cpus) << 16) | (8 << 8),
-        // SSE3 PCLMUL- SSSE3 CX16 SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline RDRAND hypervisor
-        bits(13, 22, 23, 30, 31) | (context.x2apic ? bits(21, 24) : 0),
+        // SSE3 PCLMULQDQ SSSE3 CX16 SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline AES RDRAND hypervisor
+        bits(0, 1, 9, 13, 19, 20, 22, 23, 25, 30, 31) | (context.x2apic ? bits(21, 24) : 0),
         // FPU VME- DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR- PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 HTT
-        bits(0, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26) | (context.cpus > 1 ? bits(28) : 0),
+        bits(0, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26) |
+          (context.cpus > 1 ? bits(28) : 0),
       );
     case 4:
       return;
     case 7:
       if (subleaf !== 0) return;
-      // FSGSBASE SMEP SMAP; EDX: ARCH_CAPABILITIES, IBRS.
-      return set(0, bits(0, 7, 20), 0, bits(26, 29));
+      // FSGSBASE SMEP SMAP SHA; EDX: ARCH_CAPABILITIES, IBRS.
+      return set(0, bits(0, 7, 20, 29), 0, bits(26, 29));
     case 0xb:
       if (subleaf === 0) return set(0, 1, 0x100, context.index);
       if (subleaf === 1) {
