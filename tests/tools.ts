@@ -47,6 +47,8 @@ const TOOLS: readonly Tool[] = [
   { probe: "lz4", name: "lz4" },
   { probe: "setpriv", name: "util-linux" }, // children that do not outlive us
   { probe: "script", name: "bsdutils" }, // a terminal around a program
+  { probe: "/usr/lib/wine/wine64", name: "wine64" }, // the Windows lab
+  { probe: "x86_64-w64-mingw32-gcc", name: "gcc-mingw-w64-x86-64" }, // layouts of Windows, the Windows lab
 ];
 
 function present(tool: Tool): boolean {

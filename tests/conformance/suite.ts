@@ -27,7 +27,7 @@ export interface Absent {
   reason: string;
 }
 
-/** Every backend that runs guests here, KVM in both its forms. */
+/** Every backend that runs guests here, KVM and WHPX in both their forms. */
 export async function findSubjects(): Promise<{ subjects: Subject[]; absent: Absent[] }> {
   const subjects: Subject[] = [];
   const absent: Absent[] = [];
@@ -45,14 +45,25 @@ export async function findSubjects(): Promise<{ subjects: Subject[]; absent: Abs
       absent.push({ name, reason: support.reason });
       continue;
     }
-    const pvm = name === "kvm" && support.restricted;
-    const label = pvm ? "kvm (PVM)" : name;
+    const pvm = (name === "kvm" && support.restricted) || (name === "whpx" && shimOverPvm());
+    const label = pvm ? `${name} (PVM)` : name;
     subjects.push({ name: label, hypervisor, ownControllers: true, pvm });
     if (name === "kvm" || name === "whpx") {
       subjects.push({ name: `${label}, our controllers`, hypervisor, ownControllers: false, pvm });
     }
   }
   return { subjects, absent };
+}
+
+/** WHPX' shim has the powers of the KVM it stands on (tests/lab/windows). */
+function shimOverPvm(): boolean {
+  if (!Deno.env.get("HV_WHPX_SHIM")) return false;
+  try {
+    // On Wine, drive Z is the root of Linux.
+    return Deno.statSync(`${Deno.build.os === "windows" ? "Z:" : ""}/sys/module/kvm_pvm`).isDirectory;
+  } catch {
+    return false;
+  }
 }
 
 /** What became of one behaviour on one backend. */

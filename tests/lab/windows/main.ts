@@ -1,0 +1,73 @@
+/**
+ * `deno task lab:windows`: hv on Windows' Deno, on any Linux with Wine.
+ *
+ *   deno task lab:windows              the short form, as CI runs it
+ *   deno task lab:windows --long       everything: the software CPU's conformance, a whole boot on it
+ *   deno task lab:windows --only=WORD  those suites with WORD in their names
+ *   deno task lab:windows run ARGUMENTS OF deno.exe...
+ */
+import { parseArgs } from "node:util";
+import { addTally, emptyTally, tallyLine } from "../../tally.ts";
+import { ensureTools } from "../../tools.ts";
+import { windowsSuites } from "./suites.ts";
+import { missingTools, wineLab } from "./wine.ts";
+
+function haveKvm(): boolean {
+  try {
+    Deno.openSync("/dev/kvm", { read: true, write: true }).close();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function runSuites(args: string[]): Promise<number> {
+  const { values } = parseArgs({
+    args,
+    options: { long: { type: "boolean", default: false }, only: { type: "string", default: "" } },
+  });
+  const sum = emptyTally();
+  const skip = (name: string, reason: string) => {
+    sum.skipped++;
+    sum.reasons.push(`${name}: ${reason}`);
+    console.log(`SKIPPED ${name}: ${reason}`);
+  };
+  if (missingTools().length) await ensureTools(["wine64", "gcc-mingw-w64-x86-64", "npm"]);
+  const missing = missingTools();
+  if (missing.length) {
+    skip("the Windows lab", `needs ${missing.join(", ")}`);
+    console.log(tallyLine(sum));
+    return 0;
+  }
+  const wine = await wineLab();
+  for (const suite of windowsSuites) {
+    if ((suite.long && !values.long && !values.only) || !suite.name.includes(values.only)) continue;
+    if (suite.kvm && !haveKvm()) {
+      skip(suite.name, "no /dev/kvm for the shim");
+      continue;
+    }
+    const began = Date.now();
+    console.error(`windows: ${suite.name}`);
+    let words: string;
+    try {
+      const tally = await suite.run(wine);
+      addTally(sum, tally);
+      words = tallyLine(tally);
+    } catch (error) {
+      sum.failed++;
+      words = `FAILED: ${(error as Error).message}`;
+    }
+    console.log(`windows: ${suite.name}: ${words} (${((Date.now() - began) / 1000).toFixed(1)} s)`);
+  }
+  for (const reason of sum.reasons) console.log(`skip ${reason}`);
+  console.log(tallyLine(sum));
+  return sum.failed ? 1 : 0;
+}
+
+async function runCommand(args: string[]): Promise<number> {
+  const { code, output } = await (await wineLab()).deno(args, { seconds: 600 });
+  console.log(output);
+  return code;
+}
+
+Deno.exit(Deno.args[0] === "run" ? await runCommand(Deno.args.slice(1)) : await runSuites(Deno.args));

@@ -1,0 +1,155 @@
+/** What is proven of hv on Windows without a Windows. */
+import assert from "node:assert/strict";
+import { demoDisk } from "../../guests/demo_disk.ts";
+import { copyDisk } from "../../guests/image.ts";
+import { loginWritePoweroff, proveWritten } from "../../guests/session.ts";
+import { Terminal } from "../../guests/terminal.ts";
+import { ROOT } from "../../guests/cache.ts";
+import { readTally, type Tally } from "../../tally.ts";
+import { shimFolder, windowsPath, type WineLab } from "./wine.ts";
+
+/** One suite. */
+export interface WindowsSuite {
+  readonly name: string;
+  /** Left out of the short form. */
+  readonly long?: boolean;
+  /** Needs /dev/kvm, of whatever kind. */
+  readonly kvm?: boolean;
+  run(wine: WineLab): Promise<Tally>;
+}
+
+const HV = windowsPath(`${ROOT}/cli/main.ts`);
+/** Unit tests of what differs on Windows, and of what every platform shares; those that need Linux' tools skip. */
+const UNIT_TESTS = [
+  "core",
+  "storage/host_file_test.ts",
+  "storage/disk_test.ts",
+  "storage/abi",
+  "storage/probe_test.ts",
+  "backends/whpx",
+  "backends/x64",
+  "devices",
+  "cli/arguments_test.ts",
+  "cli/completions_test.ts",
+  "cli/escape_test.ts",
+];
+
+const one = (): Tally => ({ passed: 1, failed: 0, skipped: 0, reasons: [] });
+
+async function hv(wine: WineLab, args: string[], seconds = 60): Promise<string> {
+  const { code, output } = await wine.deno(["run", "-A", "--quiet", HV, ...args], { seconds });
+  assert.equal(code, 0, `hv ${args.join(" ")} ended with ${code}:\n${output}`);
+  return output;
+}
+
+/** A copy of the demo disk in a folder with a space in its name. */
+async function withDisk<T>(action: (path: string) => Promise<T>): Promise<T> {
+  const folder = await Deno.makeTempDir({ prefix: "hv windows " });
+  try {
+    await copyDisk(await demoDisk(), `${folder}/demo disk.img`);
+    return await action(`${folder}/demo disk.img`);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** In order. */
+export const windowsSuites: readonly WindowsSuite[] = [
+  {
+    name: "WHPX backend over the shim, Deno on Linux: conformance",
+    kvm: true,
+    run: async () => {
+      const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+        args: ["run", "-A", "--quiet", "tests/conformance/run.ts", "--backend=whpx"],
+        cwd: ROOT,
+        env: { HV_WHPX_SHIM: `${await shimFolder()}/whpx_shim.so`, NO_COLOR: "1" },
+      }).output();
+      return show(new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr), code);
+    },
+  },
+  {
+    name: "unit tests on deno.exe",
+    run: async (wine) => {
+      const { code, output } = await wine.deno(["test", "-A", "--no-check", ...UNIT_TESTS], { seconds: 240 });
+      return show(output, code);
+    },
+  },
+  {
+    name: "WHPX backend over WinHvPlatform.dll, deno.exe: conformance",
+    kvm: true,
+    run: async (wine) => {
+      const { code, output } = await wine.deno(
+        ["run", "-A", "--quiet", "--no-check", "tests/conformance/run.ts", "--backend=whpx"],
+        { env: { HV_WHPX_SHIM: wine.shim, HV_CONFORMANCE_TIMEOUT: "30" }, seconds: 240 },
+      );
+      return show(output, code);
+    },
+  },
+  {
+    name: "the software CPU on deno.exe: conformance",
+    long: true,
+    run: async (wine) => {
+      const { code, output } = await wine.deno(
+        ["run", "-A", "--quiet", "--no-check", "tests/conformance/run.ts", "--backend=soft"],
+        { env: { HV_CONFORMANCE_TIMEOUT: "60" }, seconds: 400 },
+      );
+      return show(output, code);
+    },
+  },
+  {
+    name: "hv doctor on deno.exe says why there is no WHPX, and what runs guests instead",
+    run: async (wine) => {
+      const { output } = await wine.deno(["run", "-A", "--quiet", HV, "doctor"], { seconds: 60 });
+      assert.match(output, /^hv .*windows/m, output);
+      assert.match(output, /whpx: does not work: .*(dism \/online|hypervisorlaunchtype)/, output);
+      return one();
+    },
+  },
+  {
+    name: "hv inspect on deno.exe: a disk with a space in its path",
+    run: (wine) =>
+      withDisk(async (path) => {
+        const output = await hv(wine, ["inspect", windowsPath(path)]);
+        assert.match(output, /vmlinuz/, output);
+        return one();
+      }),
+  },
+  {
+    name: "a script against mod.ts on deno.exe",
+    run: (wine) =>
+      withDisk(async (path) => {
+        const script = windowsPath(new URL("./script.ts", import.meta.url).pathname);
+        const { code, output } = await wine.deno(["run", "-A", "--quiet", script, windowsPath(path)], { seconds: 90 });
+        assert.equal(code, 0, output);
+        assert.match(output, /the machine was stopped/, output);
+        return one();
+      }),
+  },
+  {
+    name: "hv run on deno.exe: the demo disk on the software CPU, with a terminal",
+    long: true,
+    run: (wine) =>
+      withDisk(async (path) => {
+        const { argv, env } = wine.command([
+          ...["run", "-A", "--quiet", HV, "run", windowsPath(path)],
+          ...["--backend", "soft", "--memory", "256M"],
+        ]);
+        await using terminal = new Terminal(argv, { env, onOutput: (text) => Deno.stderr.writeSync(encode(text)) });
+        const { code } = await loginWritePoweroff(terminal, 600);
+        assert.equal(code, 0);
+        await terminal[Symbol.asyncDispose]();
+        await proveWritten(path);
+        return one();
+      }),
+  },
+];
+
+const encode = (text: string) => new TextEncoder().encode(text);
+
+/** Shows what a suite printed, and counts it. */
+function show(output: string, code: number): Tally {
+  const tally = readTally(output, code);
+  const lines = output.split("\n").filter((line) => /FAIL|SKIPPED|not here|passed|error/i.test(line));
+  Deno.stderr.writeSync(encode((tally.failed ? output : lines.join("\n")) + "\n"));
+  return tally;
+}
