@@ -45,18 +45,18 @@ export class Control {
     return Atomics.load(this.words, COMMAND);
   }
 
+  /** Gives a command to all Workers; vCPUs inside `run()` must be interrupted besides. */
+  set command(value: number) {
+    Atomics.store(this.words, COMMAND, value);
+    Atomics.notify(this.words, COMMAND);
+  }
+
   /**
    * {@link command}, read as plain memory: for the loop, where an atomic load would be a call. Whoever gives a command
    * interrupts the vCPU after it, and the run() that comes back from that is an order of its own.
    */
   get commandSeen(): number {
     return this.words[COMMAND];
-  }
-
-  /** Gives a command to all Workers; vCPUs inside `run()` must be interrupted besides. */
-  set command(value: number) {
-    Atomics.store(this.words, COMMAND, value);
-    Atomics.notify(this.words, COMMAND);
   }
 
   /** Sleeps while the command is `value`. */

@@ -2,8 +2,8 @@
 import type { Layout } from "./layout.ts";
 import { Func, type Local } from "./wasm/function.ts";
 import { isMemory64, type Pointer, pointer, pointerType } from "./wasm/memory.ts";
-import { declare, type FunctionName, Module } from "./wasm/module.ts";
-import { I32, I64, type V128, type ValueType } from "./wasm/values.ts";
+import { declare, type FunctionName, type Module } from "./wasm/module.ts";
+import type { I32, I64, V128, ValueType } from "./wasm/values.ts";
 
 /** What generated code of one vCPU is generated for. */
 export interface Target {

@@ -12,7 +12,7 @@ import { Reg, State, Tlb } from "./layout.ts";
 import type { Label, Local } from "./wasm/function.ts";
 import { type Pointer, pointerOf } from "./wasm/memory.ts";
 import { declare } from "./wasm/module.ts";
-import { F32, F64, I32, I64, i64, Type, V128 } from "./wasm/values.ts";
+import { type F32, type F64, type I32, type I64, i64, Type, type V128 } from "./wasm/values.ts";
 
 /** Operand size in bits. */
 export type Bits = 8 | 16 | 32 | 64;

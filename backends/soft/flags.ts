@@ -5,7 +5,7 @@
  */
 import { type CpuFunc, declare, defineCpuFunction, type Target } from "./cpu_function.ts";
 import type { Module } from "./wasm/module.ts";
-import { I32, I64, i64, select, Type } from "./wasm/values.ts";
+import { type I32, type I64, i64, select, Type } from "./wasm/values.ts";
 
 /** What the lazy fields mean. */
 export const FlagKind = {

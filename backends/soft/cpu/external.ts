@@ -11,7 +11,7 @@ import { Fault } from "../emitter.ts";
 import { State } from "../layout.ts";
 import { pointerOf32 } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
-import { I32, I64, i64, Type } from "../wasm/values.ts";
+import { type I32, type I64, i64, Type } from "../wasm/values.ts";
 
 /** What `run` comes back with, beside {@link import("../../../core/hypervisor.ts").Exit}'s values from 100 on. */
 export const Leave = {

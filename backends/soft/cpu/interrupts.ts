@@ -5,7 +5,7 @@ import { bits, Flag } from "../flags.ts";
 import { Reg, Seg, Segment, State } from "../layout.ts";
 import type { Label } from "../wasm/function.ts";
 import type { Module } from "../wasm/module.ts";
-import { I32, i32, I64, i64, select, Type } from "../wasm/values.ts";
+import { type I32, i32, type I64, i64, select, Type } from "../wasm/values.ts";
 import { EFER, guard, loadSystem, segmentField } from "./mmu.ts";
 import {
   Attribute,

@@ -16,7 +16,7 @@ import { Flag } from "../flags.ts";
 import { CpuArea, InstructionTlb, PageAttribute, Segment, Shared, State, Tlb } from "../layout.ts";
 import { isMemory64, type Pointer, pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
-import { I32, i32, I64, i64, select, splat, Type } from "../wasm/values.ts";
+import { type I32, i32, type I64, i64, select, splat, Type } from "../wasm/values.ts";
 import { externalRead, externalWrite } from "./external.ts";
 
 /** What an access wants. */

@@ -6,7 +6,7 @@ import { segmentLinear } from "../interpreter/handler.ts";
 import { CpuArea, InstructionTlb, Seg, Segment, State, Tlb } from "../layout.ts";
 import { pointerOf32 } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
-import { I32, i32, I64, i64, select, Type } from "../wasm/values.ts";
+import { type I32, i32, type I64, i64, select, Type } from "../wasm/values.ts";
 import { CR0, CR4, EFER, guard, loadSystem, segmentField, storeSystem } from "./mmu.ts";
 
 /** Attribute bits of a segment (VMCS access rights). */

@@ -4,7 +4,7 @@ import { loadSlow, raise, storeSlow, Vector } from "../emitter.ts";
 import { Flag } from "../flags.ts";
 import { Reg, Seg, Segment, State } from "../layout.ts";
 import type { Module } from "../wasm/module.ts";
-import { I32, i32, I64, i64, select, Type } from "../wasm/values.ts";
+import { type I32, i32, type I64, i64, select, Type } from "../wasm/values.ts";
 import { readFlags, setRip, setStackPointer, stackMask, writeFlags } from "./interrupts.ts";
 import { CR0, CR4, EFER, flushTlb, guard, PHYSICAL_BITS, segmentField } from "./mmu.ts";
 import {

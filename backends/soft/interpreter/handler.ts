@@ -7,7 +7,7 @@ import { Op, Reg, Seg, Segment, State } from "../layout.ts";
 import type { Label, Local } from "../wasm/function.ts";
 import { type Pointer, pointerType } from "../wasm/memory.ts";
 import { declare, type Module, type Signature, signature } from "../wasm/module.ts";
-import { I32, i32, I64, i64, Type, V128 } from "../wasm/values.ts";
+import { type I32, i32, type I64, i64, Type, type V128 } from "../wasm/values.ts";
 
 /** How a handler comes back. */
 export const Next = { OP: 0, BLOCK: 1, FAULT: 2 } as const;

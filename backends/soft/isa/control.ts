@@ -6,7 +6,7 @@ import { loadSegment } from "../cpu/segments.ts";
 import { type Emitter, Fault, Vector } from "../emitter.ts";
 import { Flag } from "../flags.ts";
 import { Reg, Seg, Segment, State } from "../layout.ts";
-import { I32, i32, I64 } from "../wasm/values.ts";
+import { type I32, i32, type I64 } from "../wasm/values.ts";
 import { type Emit, op } from "./table.ts";
 
 const stack = { modal: true, size64: "d64" } as const;

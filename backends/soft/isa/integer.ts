@@ -1,7 +1,7 @@
 /** Moves, arithmetic, logic, bits: general registers and memory. */
 import { type Emitter, Vector } from "../emitter.ts";
 import { Flag, maskOf, select } from "../flags.ts";
-import { I32, I64, i64 } from "../wasm/values.ts";
+import { type I32, type I64, i64 } from "../wasm/values.ts";
 import { type Emit, op } from "./table.ts";
 import { divideSigned, divideUnsigned, multiplyHigh, multiplyHighSigned, remainderOfDivision } from "./wide.ts";
 

@@ -10,7 +10,7 @@ import { Flag } from "../flags.ts";
 import { Reg, Seg, Segment, State, Tlb } from "../layout.ts";
 import type { Local } from "../wasm/function.ts";
 import { pointerOf } from "../wasm/memory.ts";
-import { I32, i32, I64, i64, select } from "../wasm/values.ts";
+import { type I32, i32, type I64, i64, select } from "../wasm/values.ts";
 import { ioPermission } from "./system.ts";
 import { op } from "./table.ts";
 

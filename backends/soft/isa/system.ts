@@ -17,7 +17,7 @@ import {
 import { Flag } from "../flags.ts";
 import { Reg, Seg, Segment, State } from "../layout.ts";
 import type { Module } from "../wasm/module.ts";
-import { I32, i32, I64, select, Type } from "../wasm/values.ts";
+import { type I32, i32, I64, select, Type } from "../wasm/values.ts";
 import { interruptWindow } from "./control.ts";
 import { type Emit, op } from "./table.ts";
 

@@ -3,7 +3,7 @@ import { type CpuFunc, declare, defineCpuFunction, type Target } from "../cpu_fu
 import { raise, Vector } from "../emitter.ts";
 import { State } from "../layout.ts";
 import type { Module } from "../wasm/module.ts";
-import { I64, i64, select, Type } from "../wasm/values.ts";
+import { type I64, i64, select, Type } from "../wasm/values.ts";
 
 /** High 64 bits of the unsigned and the signed product. */
 export const multiplyHigh = declare("multiply_high", [Type.i64, Type.i64], Type.i64);

@@ -9,7 +9,7 @@ import { Seg, Segment, State } from "../layout.ts";
 import type { Label, Local } from "../wasm/function.ts";
 import type { Pointer } from "../wasm/memory.ts";
 import { declare } from "../wasm/module.ts";
-import { type I32, i32, I64, i64, Type, type V128 } from "../wasm/values.ts";
+import { type I32, i32, type I64, i64, Type, type V128 } from "../wasm/values.ts";
 import type { RegionFunc } from "./function.ts";
 import { flagResult, unresolved } from "./support.ts";
 

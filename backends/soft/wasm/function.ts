@@ -1,6 +1,6 @@
 /** Function bodies: locals, control flow, stores and calls around {@link Value} expressions. */
 import { Pointer, pointerType } from "./memory.ts";
-import { declare, type FunctionName, Module, type Signature } from "./module.ts";
+import { declare, type FunctionName, type Module, type Signature } from "./module.ts";
 import {
   F32,
   F64,
@@ -13,7 +13,7 @@ import {
   Type,
   TYPE_REFERENCE,
   V128,
-  Value,
+  type Value,
   valueOf,
   type ValueType,
 } from "./values.ts";
