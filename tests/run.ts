@@ -3,6 +3,7 @@
  *
  *   deno task test                  all stages
  *   deno task test unit lab         only these
+ *   deno task test --long           also what takes long: a whole Debian on the software CPU, the long form of the lab
  *   deno task test --list           the names of the stages
  */
 import { ROOT } from "./guests/cache.ts";
@@ -43,12 +44,21 @@ const STAGES: readonly Stage[] = [
   { name: "lab", args: ["run", "-A", "--quiet", "tests/lab/main.ts"], limit: 600 },
 ];
 
+const LONG = Deno.args.includes("--long");
+const NAMES = Deno.args.filter((argument) => argument !== "--long");
+
 /** Runs Deno with its output shown as it comes, and kept. */
 async function runDeno(args: readonly string[], limit: number): Promise<Tally> {
   const child = new Deno.Command(Deno.execPath(), {
     args: [...args],
     cwd: ROOT,
-    env: { ...TOOL_ENV, NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", DENO_JOBS: `${navigator.hardwareConcurrency}` },
+    env: {
+      ...LONG ? { HV_LONG: "1" } : {},
+      ...TOOL_ENV,
+      NO_COLOR: "1",
+      DENO_NO_UPDATE_CHECK: "1",
+      DENO_JOBS: `${navigator.hardwareConcurrency}`,
+    },
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
@@ -116,17 +126,17 @@ async function main(): Promise<number> {
     for (const stage of STAGES) console.log(stage.name);
     return 0;
   }
-  const unknown = Deno.args.find((name) => !STAGES.some((stage) => stage.name === name));
+  const unknown = NAMES.find((name) => !STAGES.some((stage) => stage.name === name));
   if (unknown) {
     console.error(`no stage ${unknown}; there are ${STAGES.map((stage) => stage.name).join(", ")}`);
     return 2;
   }
   const rows: Row[] = [];
   const sum = emptyTally();
-  for (const { name, args, limit } of STAGES.filter(({ name }) => !Deno.args.length || Deno.args.includes(name))) {
+  for (const { name, args, limit } of STAGES.filter(({ name }) => !NAMES.length || NAMES.includes(name))) {
     console.log(`\n=== ${name}`);
     const began = performance.now();
-    const tally = typeof args === "function" ? await args() : await runDeno(args, limit);
+    const tally = typeof args === "function" ? await args() : await runDeno(args, LONG ? limit * 5 : limit);
     rows.push({ name, tally, seconds: (performance.now() - began) / 1000 });
     addTally(sum, tally);
   }

@@ -43,7 +43,7 @@ async function runCommand(args: string[]): Promise<number> {
 async function runSuites(args: string[]): Promise<number> {
   const { values } = parseArgs({
     args,
-    options: { long: { type: "boolean", default: false }, only: { type: "string", default: "" } },
+    options: { long: { type: "boolean", default: Deno.env.has("HV_LONG") }, only: { type: "string", default: "" } },
   });
   const sum = emptyTally();
   for (const suite of suites) {
