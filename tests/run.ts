@@ -29,19 +29,21 @@ async function tools(): Promise<Tally> {
   return tally;
 }
 
-// Suites that take machines of their own have stages of their own.
-const OWN_STAGES = "tests/guests,tests/lab,tests/conformance";
+// Types have a stage of their own.
+const TEST = ["test", "-A", "--no-check"];
 
 const STAGES: readonly Stage[] = [
   { name: "tools", args: tools, limit: 900 },
   { name: "format", args: ["fmt", "--check", "--quiet"], limit: 60 },
   { name: "lint", args: ["lint", "--quiet"], limit: 60 },
   { name: "types", args: ["check", "--quiet", "."], limit: 180 },
-  { name: "unit", args: ["test", "-A", "--no-check", "--parallel", `--ignore=.cache,dist,${OWN_STAGES}`], limit: 600 },
-  { name: "guests", args: ["test", "-A", "--no-check", "tests/guests/disks_test.ts"], limit: 400 },
-  { name: "boots", args: ["test", "-A", "--no-check", "tests/guests/hv_test.ts"], limit: 900 },
+  { name: "unit", args: [...TEST, "--parallel", "--ignore=.cache,dist,tests"], limit: 400 },
+  { name: "machines", args: [...TEST, "--ignore=tests/guests,tests/lab,tests/conformance", "tests"], limit: 900 },
   { name: "conformance", args: ["run", "-A", "--quiet", "tests/conformance/run.ts"], limit: 300 },
+  { name: "guests", args: [...TEST, "tests/guests/disks_test.ts"], limit: 400 },
+  { name: "boots", args: [...TEST, "tests/guests/hv_test.ts"], limit: 600 },
   { name: "lab", args: ["run", "-A", "--quiet", "tests/lab/main.ts"], limit: 600 },
+  { name: "windows", args: ["run", "-A", "--quiet", "tests/lab/windows/main.ts"], limit: 400 },
 ];
 
 const LONG = Deno.args.includes("--long");

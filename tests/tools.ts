@@ -45,6 +45,8 @@ const TOOLS: readonly Tool[] = [
   { probe: "xz", name: "xz-utils" },
   { probe: "zstd", name: "zstd" },
   { probe: "lz4", name: "lz4" },
+  { probe: "/usr/lib/wine/wine64", name: "wine64" }, // Windows' Deno
+  { probe: "npm", name: "npm" },
   { probe: "setpriv", name: "util-linux" }, // children that do not outlive us
   { probe: "script", name: "bsdutils" }, // a terminal around a program
   { probe: "/usr/lib/wine/wine64", name: "wine64" }, // the Windows lab
