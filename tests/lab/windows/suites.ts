@@ -25,7 +25,6 @@ const UNIT_TESTS = [
   "storage/host_file_test.ts",
   "storage/disk_test.ts",
   "storage/abi",
-  "storage/probe_test.ts",
   "backends/whpx",
   "backends/x64",
   "devices",
@@ -33,6 +32,9 @@ const UNIT_TESTS = [
   "cli/completions_test.ts",
   "cli/escape_test.ts",
 ];
+
+/** Wine's volumes have no holes, which this test wants. */
+const NOT_ON_WINE = "devices/virtio/file_test.ts";
 
 const one = (): Tally => ({ passed: 1, failed: 0, skipped: 0, reasons: [] });
 
@@ -70,7 +72,9 @@ export const windowsSuites: readonly WindowsSuite[] = [
   {
     name: "unit tests on deno.exe",
     run: async (wine) => {
-      const { code, output } = await wine.deno(["test", "-A", "--no-check", ...UNIT_TESTS], { seconds: 240 });
+      const { code, output } = await wine.deno(["test", "-A", "--no-check", `--ignore=${NOT_ON_WINE}`, ...UNIT_TESTS], {
+        seconds: 240,
+      });
       return show(output, code);
     },
   },
