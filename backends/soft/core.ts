@@ -7,15 +7,17 @@ import { defineSegments } from "./cpu/segments.ts";
 import { defineTransfers } from "./cpu/transfer.ts";
 import type { Target } from "./cpu_function.ts";
 import { defineFlagFunctions } from "./flags.ts";
-import { BlockAssembler, type HandlerSource, modeOf } from "./interpreter/assemble.ts";
-import { defineHandler, type HandlerEmitter } from "./interpreter/handler.ts";
+import { decode, type Instruction } from "./decode.ts";
+import { hotExamples } from "./interpreter/hot.ts";
+import { addressKey, BlockAssembler, emitEnd, type HandlerSource, modeOf } from "./interpreter/assemble.ts";
+import { defineHandler, type HandlerEmitter, handlerKey } from "./interpreter/handler.ts";
 import { defineLoop, hashOf, type InlineHandler } from "./interpreter/loop.ts";
 import { defineSystem } from "./isa/system.ts";
 import { defineWideArithmetic } from "./isa/wide.ts";
 import { defineFloatingPoint } from "./sse/define.ts";
 import { transcendentalImport } from "./x87/import.ts";
 import { DEFAULT_THRESHOLD, NEVER, RegionJit } from "./jit/compile.ts";
-import { Block, BlockTable, CpuArea, type Layout, Op, PageAttribute, Shared, State, Tlb } from "./layout.ts";
+import { Block, BlockTable, CpuArea, type Layout, Op, PageAttribute, Seg, Shared, State, Tlb } from "./layout.ts";
 import { setMemory64 } from "./wasm/memory.ts";
 import { Module } from "./wasm/module.ts";
 
@@ -47,8 +49,9 @@ interface CachedBlock {
   address: number;
   slot: number;
   ops: number;
-  /** In {@link Core} `known`. */
-  name: number;
+  /** The block's key: what is above bit 52, and the address. */
+  mode: number;
+  physical: number;
 }
 
 /** Code and caches of one vCPU. */
@@ -65,13 +68,12 @@ export class Core implements HandlerSource {
   private readonly target: Target;
   private readonly linkage: Record<string, WebAssembly.ExportValue>;
   private readonly numbers = new Map<string, number>();
-  private readonly inlined: { key: string; emit: (e: HandlerEmitter) => void }[] = [];
   private wanted: { key: string; number: number; emit: (e: HandlerEmitter) => void }[] = [];
   private nextHandler = 0;
   private readonly assembler: BlockAssembler;
   private nextBlock: number;
   /** Blocks by physical address and mode, also those that another one pushed out of the table. */
-  private readonly known = new Map<number, CachedBlock>();
+  private readonly known = new Map<number, Map<number, CachedBlock>>();
   /** Blocks by page of RAM. */
   private readonly blocksOf = new Map<number, CachedBlock[]>();
   private readonly staleHandler: number;
@@ -82,7 +84,7 @@ export class Core implements HandlerSource {
   onCodePage: (page: number) => void = () => {};
   onCodeWritten: (page: number) => void = () => {};
 
-  constructor(memory: WebAssembly.Memory, layout: Layout, index: number, imports: Imports, inline: string[] = []) {
+  constructor(memory: WebAssembly.Memory, layout: Layout, index: number, imports: Imports) {
     this.layout = layout;
     this.base = layout.cpuBase(index);
     this.view = new DataView(memory.buffer);
@@ -96,7 +98,6 @@ export class Core implements HandlerSource {
     this.nextBlock = this.base + CpuArea.BLOCKS;
     setMemory64(layout.memory64);
 
-    void inline;
     const module = new Module();
     const { target } = this;
     defineMmu(module, target);
@@ -108,8 +109,7 @@ export class Core implements HandlerSource {
     defineSystem(module, target);
     defineWideArithmetic(module, target);
     defineFloatingPoint(module, target);
-    const handlers: InlineHandler[] = this.inlined;
-    defineLoop(module, target, handlers);
+    defineLoop(module, target, this.inlineHandlers());
     this.linkage = {
       memory,
       table: this.table,
@@ -131,6 +131,28 @@ export class Core implements HandlerSource {
     setMemory64(this.layout.memory64);
     const compiled = new WebAssembly.Module(module.build(this.pages));
     return new WebAssembly.Instance(compiled, { m: this.linkage });
+  }
+
+  /** Gives the first numbers to the handlers that the loop holds itself. */
+  private inlineHandlers(): InlineHandler[] {
+    const inline: InlineHandler[] = [];
+    const add = (key: string, emit: (e: HandlerEmitter) => void) => {
+      if (this.numbers.has(key)) return;
+      this.numbers.set(key, this.nextHandler++);
+      inline.push({ emit });
+    };
+    add("end", emitEnd);
+    for (const segment of [Seg.FS, Seg.GS]) {
+      add(addressKey(64, 64, segment), (e) => e.emitAddress(64, 64, segment));
+    }
+    for (const code of hotExamples()) {
+      const example = decode(code, 0, code.length, 64) as Instruction;
+      add(handlerKey(example), (e) => {
+        e.shape(example);
+        example.row.emit(e);
+      });
+    }
+    return inline;
   }
 
   handler(key: string, emit: (e: HandlerEmitter) => void): number {
@@ -162,9 +184,12 @@ export class Core implements HandlerSource {
    * @returns false when there is no RAM to fetch from
    */
   decode(physical: number, key: bigint, second: () => number): "done" | "fault" | "not RAM" {
-    const name = physical + Number(key >> 52n) * 2 ** 40;
-    const found = this.known.get(name);
-    if (found !== undefined) {
+    const mode = Number(key >> 52n);
+    let known = this.known.get(mode);
+    if (known === undefined) this.known.set(mode, known = new Map());
+    // The low word alone is a small integer to V8; what lies 4 GiB apart is told apart by the block.
+    const found = known.get(physical | 0);
+    if (found !== undefined && found.physical === physical) {
       this.enter(found, key);
       return "done";
     }
@@ -199,21 +224,24 @@ export class Core implements HandlerSource {
     view.setInt32(address + Block.CROSSING, secondPage < 0 ? 0 : 1, true);
     view.setBigInt64(address + Block.SECOND_PAGE, BigInt(secondPage), true);
     const slot = this.base + CpuArea.BLOCK_TABLE + hashOf(physical | 0);
-    const block = { address, slot, ops: made.ops, name };
+    const block = { address, slot, ops: made.ops, mode, physical };
     this.enter(block, key);
     this.remember(page, block);
     // What a crossing block depends on is looked at each time it is decoded anew.
     if (secondPage >= 0) this.remember(this.pageOf(this.hostOf(secondPage)), block);
-    else this.known.set(name, block);
+    else known.set(physical | 0, block);
     this.nextBlock = (address + Block.OPS + made.ops * Op.BYTES + 7) & ~7;
     return "done";
   }
 
   /** Puts a block into the table that the loop looks into. */
   private enter({ address, slot }: CachedBlock, key: bigint): void {
-    this.view.setBigUint64(slot, key, true);
-    if (this.layout.memory64) this.view.setBigUint64(slot + 8, BigInt(address), true);
-    else this.view.setUint32(slot + 8, address, true);
+    const { view, bytes } = this;
+    // What stands there moves next door.
+    bytes.copyWithin(slot ^ BlockTable.ENTRY, slot, slot + BlockTable.ENTRY);
+    view.setBigUint64(slot, key, true);
+    if (this.layout.memory64) view.setBigUint64(slot + 8, BigInt(address), true);
+    else view.setUint32(slot + 8, address, true);
   }
 
   private remember(page: number, block: CachedBlock): void {
@@ -260,12 +288,14 @@ export class Core implements HandlerSource {
     const blocks = this.blocksOf.get(page);
     if (!blocks) return;
     this.blocksOf.delete(page);
-    for (const { address, slot, ops, name } of blocks) {
-      this.known.delete(name);
-      const entry = this.layout.memory64
-        ? Number(this.view.getBigUint64(slot + 8, true))
-        : this.view.getUint32(slot + 8, true);
-      if (entry === address) this.view.setBigUint64(slot, 0n, true);
+    for (const { address, slot, ops, mode, physical } of blocks) {
+      this.known.get(mode)?.delete(physical | 0);
+      for (const place of [slot, slot ^ BlockTable.ENTRY]) {
+        const entry = this.layout.memory64
+          ? Number(this.view.getBigUint64(place + 8, true))
+          : this.view.getUint32(place + 8, true);
+        if (entry === address) this.view.setBigUint64(place, 0n, true);
+      }
       for (let i = 0; i < ops; i++) {
         this.view.setUint16(address + Block.OPS + i * Op.BYTES + Op.HANDLER, this.staleHandler, true);
       }
@@ -307,7 +337,8 @@ export class Core implements HandlerSource {
 
   /** Address of the decoded block, or 0. */
   private blockAt(physical: number, mode: bigint): number {
-    return this.known.get(physical + Number(mode >> 52n) * 2 ** 40)?.address ?? 0;
+    const block = this.known.get(Number(mode >> 52n))?.get(physical | 0);
+    return block !== undefined && block.physical === physical ? block.address : 0;
   }
 
   /** Address in the memory of a guest physical address, or -1. */

@@ -98,7 +98,7 @@ export class BlockAssembler {
 
   /** The micro-op that goes on behind the block. */
   private writeEnd(at: number, offset: number): void {
-    this.writeOp(at, this.handlers.handler("end", (e) => e.restart()), offset, 0);
+    this.writeOp(at, this.handlers.handler("end", emitEnd), offset, 0);
   }
 
   private writeInstruction(at: number, i: Instruction, offset: number): number {
@@ -118,10 +118,8 @@ export class BlockAssembler {
         // LEA has no segment: in any mode it takes the 64-bit way of computing, cut to the address size.
         const segment = lea ? Seg.DS : i.segment;
         const mode = lea ? 64 : i.mode;
-        const key = `address/${i.addressBits}/${mode === 64 ? (based ? segment : "") : `legacy${segment}`}`;
+        const key = addressKey(i.addressBits, mode, based ? segment : -1);
         const number = this.handlers.handler(key, (e) => {
-          e.bits = 64;
-          e.mode = mode;
           e.emitAddress(i.addressBits, mode, segment);
         });
         this.writeOp(at, number, offset, i.length);
@@ -179,6 +177,16 @@ export class BlockAssembler {
     // RIP in the state is the block's: the distance to the next instruction goes into the displacement.
     view.setInt32(at + Op.DISPLACEMENT, i.relative ? i.displacement + offset + i.length : i.displacement, true);
   }
+}
+
+/** The micro-op that goes on behind a block. */
+export function emitEnd(e: HandlerEmitter): void {
+  e.restart();
+}
+
+/** Key of the micro-op that computes an address; `segment` is -1 where it adds nothing. */
+export function addressKey(addressBits: number, mode: number, segment: number): string {
+  return `address/${addressBits}/${mode === 64 ? "" : "legacy"}${segment}`;
 }
 
 /** The code size a block's key holds. */

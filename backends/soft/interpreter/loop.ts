@@ -67,15 +67,19 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
         },
       );
       const low = f.i32(physical.i32());
-      const slot = f.pointer(
-        pointerOf32(low.xor(low.shrU(14)).and(BlockTable.ENTRIES - 1).shl(4)).add(f.place(CpuArea.BLOCK_TABLE)),
-      );
-      const block = f.pointer(slot.pointer(8));
-      f.if(slot.i64(0).ne(physical.or(f.s64(State.MODE_KEY))), () => {
-        f.set64(State.FETCH_LINEAR, linear);
-        f.set64(State.FETCH_PHYSICAL, physical);
-        leave(Leave.DECODE);
+      const at = f.i32(low.xor(low.shrU(14)).and(BlockTable.ENTRIES - 1).shl(4));
+      const key = f.i64(physical.or(f.s64(State.MODE_KEY)));
+      const slot = f.pointer(pointerOf32(at).add(f.place(CpuArea.BLOCK_TABLE)));
+      // Two entries may hold the block: its own, and the neighbour it was pushed to.
+      f.if(slot.i64(0).ne(key), () => {
+        f.set(slot, pointerOf32(at.xor(BlockTable.ENTRY)).add(f.place(CpuArea.BLOCK_TABLE)));
+        f.if(slot.i64(0).ne(key), () => {
+          f.set64(State.FETCH_LINEAR, linear);
+          f.set64(State.FETCH_PHYSICAL, physical);
+          leave(Leave.DECODE);
+        });
       });
+      const block = f.pointer(slot.pointer(8));
       f.if(block.i32(Block.CROSSING), () => {
         const second = f.i64(f.call64(fetchTranslate, linear.or(4095).add(1).and(f.s64(State.CODE_MASK))));
         f.if(f.s32(State.FAULT), () => {
