@@ -98,7 +98,7 @@ export class Module {
 
   /**
    * The binary module. It imports `memory` and `table` and every function it calls but does not define, all from `m`.
-   * @param maximumPages of the memory, in 64 KiB
+   * @param maximumPages of the memory, which has as many from the start, in 64 KiB
    */
   build(maximumPages: number): Uint8Array<ArrayBuffer> {
     const types: Signature[] = [];
@@ -153,8 +153,10 @@ export class Module {
     pushUnsigned(importSection, imported.length + 2);
     pushName(importSection, "m");
     pushName(importSection, "memory");
-    // Limits with maximum, shared; bit 2 is memory64 (spec 5.3.8 with threads and memory64).
-    importSection.push(2, isMemory64() ? 7 : 3, 0);
+    // Limits with maximum, shared; bit 2 is memory64 (spec 5.3.8 with threads and memory64). The memory never grows: a
+    // minimum as large spares constant addresses the check of their bounds.
+    importSection.push(2, isMemory64() ? 7 : 3);
+    pushUnsigned(importSection, maximumPages);
     pushUnsigned(importSection, maximumPages);
     pushName(importSection, "m");
     pushName(importSection, "table");
