@@ -164,7 +164,7 @@ function decodeOne(d: Decoder, mode: 16 | 32 | 64): Instruction {
   let bits: Bits;
   if (mode === 64) {
     if (row.size64 === "f64") bits = 64;
-    else if (row.size64 === "d64") bits = operandOverride ? 16 : 64;
+    else if (row.size64 === "d64") bits = operandOverride && !wide ? 16 : 64;
     else bits = wide ? 64 : operandOverride ? 16 : 32;
   } else bits = (mode === 32) !== operandOverride ? 32 : 16;
   const addressBits = mode === 64 ? (addressOverride ? 32 : 64) : (mode === 32) !== addressOverride ? 32 : 16;

@@ -179,9 +179,14 @@ const cmpxchg: Emit = (e) => {
   const expected = e.read(2);
   const replacement = e.read(1);
   let a!: I64;
-  e.modify(0, (old) => select((a = old).eq(expected), replacement, old));
-  // A register destination was just written: 32 bits clear the upper half either way, as on hardware.
-  f.if(a.eq(expected).eqz(), () => e.write(2, a));
+  if (e.isMemory(0)) {
+    e.modify(0, (old) => select((a = old).eq(expected), replacement, old));
+    f.if(a.eq(expected).eqz(), () => e.write(2, a));
+  } else {
+    // A register that is not exchanged keeps its upper half too.
+    a = e.read(0);
+    f.if(a.eq(expected), () => e.write(0, replacement), () => e.write(2, a));
+  }
   e.flagsSub(expected, a, f.i64(expected.sub(a).sx(e.bits)));
 };
 op("cmpxchg", "0F B0 /r", "Eb Gb AL", cmpxchg, { lock: true });

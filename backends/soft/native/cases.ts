@@ -73,9 +73,9 @@ function operandBytes(code: string, bits: number): number {
  */
 export function makeCase(row: Row, random: Random, record: DataView, at: number): Case {
   const code: number[] = [];
-  const legacyNp = row.prefix === 0;
   const numeric = row.unit !== undefined;
-  const operand16 = row.prefix === -1 && row.unit !== "x87" && random.chance(25);
+  // Intel's processors ignore 66 before near jumps in 64-bit mode, AMD's do not: not compared.
+  const operand16 = row.operands[0]?.[0] !== "J" && row.prefix === -1 && row.unit !== "x87" && random.chance(25);
   if (operand16) code.push(0x66);
   let locked = false;
   const memoryAllowed = row.modrm && row.mod !== "3";
@@ -89,7 +89,6 @@ export function makeCase(row: Row, random: Random, record: DataView, at: number)
   if (narrow) code.push(0x67);
   if (row.prefix > 0) code.push(row.prefix);
   else if (row.prefix === -1 && !numeric && random.chance(2)) code.push(0x2e);
-  void legacyNp;
   let rex = 0;
   if (random.chance(60)) rex = 0x40 | random.below(16);
   if (row.opcode === 0x90 && row.map === 0) rex &= ~1;
@@ -105,6 +104,14 @@ export function makeCase(row: Row, random: Random, record: DataView, at: number)
     if (random.chance(30)) gpr[0] &= 0xffffn;
   }
 
+  if (row.modal) {
+    // The stack lies in the window; ENTER's nesting and LEAVE's frame too.
+    gpr[4] = BigInt(WINDOW + 448 + random.below(8) * (random.chance(80) ? 8 : 1));
+    gpr[5] = BigInt(WINDOW + 320 + 8 * random.below(8));
+  }
+  if (row.name.startsWith("loop") || row.name.startsWith("j")) {
+    if (random.chance(30)) gpr[1] = random.chance(50) ? BigInt(random.below(2)) : 1n << 32n;
+  }
   if (row.name.startsWith("maskmov")) gpr[7] = BigInt(WINDOW + 64 + random.below(256));
 
   const body: number[] = [];
@@ -152,7 +159,7 @@ export function makeCase(row: Row, random: Random, record: DataView, at: number)
         }
       } else {
         let base = random.below(16);
-        while (bitString && base === fullReg) base = random.below(16);
+        while ((bitString && base === fullReg) || (row.modal && base === 4)) base = random.below(16);
         rex = base & 8 ? rex | 0x41 : rex & ~1;
         const sib = (base & 7) === 4 || random.chance(40);
         // Mod 0 with base 5 means something else.
@@ -181,10 +188,22 @@ export function makeCase(row: Row, random: Random, record: DataView, at: number)
   for (const o of row.operands) {
     if (o[0] === "I") {
       const wide = o === "Iv" && bits === 64 ? 8 : o.endsWith("b") ? 1 : o.endsWith("w") || bits === 16 ? 2 : 4;
-      const value = random.chance(30) ? random.pick(corners32) : random.chance(50) ? random.below(72) : random.bits();
+      // ENTER asks whether its whole frame may be written: small frames, few levels.
+      const value = row.name === "enter"
+        ? random.below(4)
+        : random.chance(30)
+        ? random.pick(corners32)
+        : random.chance(50)
+        ? random.below(72)
+        : random.bits();
       immediate = value;
       pushInteger(body, value, Math.min(4, wide));
       if (wide === 8) pushInteger(body, random.bits(), 4);
+    } else if (o[0] === "J") {
+      // Far enough from the instruction and what follows it.
+      const narrowTarget = o === "Jb";
+      const distance = 24 + random.below(narrowTarget ? 100 : 1500);
+      pushInteger(body, random.chance(50) ? distance : -distance - 24 + (narrowTarget ? 24 : 0), narrowTarget ? 1 : 4);
     } else if (o[0] === "O") {
       target = WINDOW + 64 + random.below(128);
       const linear = target - (gs ? WINDOW : 0);

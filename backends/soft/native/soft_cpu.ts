@@ -2,13 +2,38 @@
 import { Core } from "../core.ts";
 import { Flag, FlagKind } from "../flags.ts";
 import { CpuArea, layoutFor, Op, Seg, Segment, Shared, State } from "../layout.ts";
-import { Next } from "../interpreter/handler.ts";
+import { BlockAssembler, type HandlerSource } from "../interpreter/assemble.ts";
+import { defineHandler, type HandlerEmitter, Next } from "../interpreter/handler.ts";
+import { Module } from "../wasm/module.ts";
 import { ARENA, ARENA_BYTES, CODE, Fx, Record, RECORD_BYTES, WINDOW, WINDOW_BYTES } from "./record.ts";
 
 const CR0_PE_MP_NE = 0x23n;
 /** OSFXSR, OSXMMEXCPT, FSGSBASE. */
 const CR4 = 0x1_0600n;
 const EFER_LMA_LME_SCE = 0x501n;
+
+/** Handlers, each in a module of its own, linked with a core. */
+class Handlers implements HandlerSource {
+  private readonly numbers = new Map<string, number>();
+  private readonly functions: ((op: number) => number)[] = [];
+  private readonly wanted: { key: string; emit: (e: HandlerEmitter) => void }[] = [];
+  constructor(private readonly core: Core) {}
+
+  handler(key: string, emit: (e: HandlerEmitter) => void): number {
+    const known = this.numbers.get(key);
+    if (known !== undefined) return known;
+    this.numbers.set(key, this.wanted.length);
+    return this.wanted.push({ key, emit }) - 1;
+  }
+  function(number: number): (op: number) => number {
+    const known = this.functions[number];
+    if (known) return known;
+    const { key, emit } = this.wanted[number];
+    const module = new Module();
+    defineHandler(module, this.core["target"], key, emit);
+    return this.functions[number] = this.core["instantiate"](module).exports[key] as (op: number) => number;
+  }
+}
 
 /** An interpreter in 64-bit mode without paging, whose RAM is the arena. */
 export class SoftCpu {
@@ -20,7 +45,8 @@ export class SoftCpu {
   private readonly block: number;
   private readonly base: number;
   private readonly key: bigint;
-  private readonly functions: ((op: number) => number)[] = [];
+  private readonly handlers: Handlers;
+  private readonly assembler: BlockAssembler;
 
   constructor() {
     const layout = layoutFor(1, ARENA_BYTES);
@@ -34,6 +60,8 @@ export class SoftCpu {
       random_bits() {},
     });
     this.view = new DataView(memory.buffer);
+    this.handlers = new Handlers(this.core);
+    this.assembler = new BlockAssembler(this.view, this.handlers);
     this.bytes = new Uint8Array(memory.buffer);
     const state = this.state = this.core.stateView;
     this.base = layout.cpuBase(0);
@@ -81,16 +109,12 @@ export class SoftCpu {
     state.setBigUint64(State.RIP, BigInt(CODE), true);
     state.setInt32(State.FAULT, 0, true);
     const code = bytes.subarray(this.ram + CODE - ARENA, this.ram + CODE - ARENA + 32);
-    // The parts of the core that a vCPU's loop uses for the same.
-    const assembler = this.core["assembler"];
-    const made = assembler.assemble(this.block, code, code.length, this.key, 1)!;
-    this.core["flushHandlers"]();
+    const made = this.assembler.assemble(this.block, code, code.length, this.key, 1)!;
     let next = 0;
     let op = this.block;
     for (let i = 0; i < made.ops; i++, op += Op.BYTES) {
       const number = view.getUint16(op + Op.HANDLER, true);
-      const handler = this.functions[number] ??= this.core["table"].get(number) as (op: number) => number;
-      next = handler(op);
+      next = this.handlers.function(number)(op);
       if (next !== Next.OP) break;
     }
     const faulted = next === Next.FAULT;
