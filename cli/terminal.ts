@@ -1,5 +1,6 @@
 /** The terminal hv was started in: given to the guest raw, and given back whatever happens. */
 import { setLineEnd } from "./messages.ts";
+import { enterVirtualTerminal } from "./windows_console.ts";
 
 const isWindows = Deno.build.os === "windows";
 
@@ -15,7 +16,7 @@ export function onSignal(signal: Deno.Signal, handler: () => void): () => void {
 
 /** The signals that ask a program to end. */
 export const END_SIGNALS: readonly Deno.Signal[] = isWindows
-  ? ["SIGINT", "SIGBREAK"]
+  ? ["SIGINT", "SIGBREAK", "SIGHUP"] // Ctrl-C, Ctrl-Break, the window's close button
   : ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"];
 
 /**
@@ -25,6 +26,7 @@ export const END_SIGNALS: readonly Deno.Signal[] = isWindows
  */
 export function enterRawMode(): () => void {
   makeRaw();
+  const leaveVirtualTerminal = isWindows ? enterVirtualTerminal() : () => {};
   // Whoever stopped hv (SIGSTOP) and continued it has set the terminal to its own taste in between.
   const stopListening = isWindows ? () => {} : onSignal("SIGCONT", makeRaw);
   let raw = true;
@@ -33,6 +35,7 @@ export function enterRawMode(): () => void {
     raw = false;
     stopListening();
     globalThis.removeEventListener("unload", restore);
+    leaveVirtualTerminal();
     try {
       Deno.stdin.setRaw(false);
     } catch { /* the terminal is gone (hang-up): nothing to restore */ }
@@ -61,5 +64,26 @@ export function followWindowSize(resize: (columns: number, rows: number) => void
     } catch { /* no terminal, so no size */ }
   };
   tell();
-  return onSignal("SIGWINCH", tell);
+  if (!isWindows) return onSignal("SIGWINCH", tell);
+  // Windows tells only who reads its input events, which are Deno's here: so it is looked at now and then.
+  let seen = size();
+  const timer = setInterval(() => {
+    if (size() === seen) return;
+    seen = size();
+    tell();
+  }, WINDOW_SIZE_POLL);
+  Deno.unrefTimer(timer);
+  return () => clearInterval(timer);
+}
+
+/** Milliseconds between two looks at the window's size, on Windows. */
+const WINDOW_SIZE_POLL = 500;
+
+function size(): string {
+  try {
+    const { columns, rows } = Deno.consoleSize();
+    return `${columns}x${rows}`;
+  } catch {
+    return "";
+  }
 }

@@ -31,6 +31,7 @@ const UNIT_TESTS = [
   "cli/arguments_test.ts",
   "cli/completions_test.ts",
   "cli/escape_test.ts",
+  "cli/windows_console_test.ts",
 ];
 
 /** Wine's volumes have no holes, which this test wants. */
