@@ -1,33 +1,26 @@
 /**
  * Boot of the busybox demo disk to its login prompt: hv against QEMU (`-M pc`, `-M microvm`) under the same KVM.
  *
- *     deno run -A bench/boot.ts [--icount] [--rounds=2] [--quiet] [--trace] [--only=hv|pc|microvm]
+ *     deno run -A bench/boot.ts [--icount] [--rounds=2] [--trace] [--only=hv|pc|microvm]
  *
  * Runs in the lab (tests/lab), where every machine has the same real kvm-amd. Compared are CPU seconds, user and system,
  * of the whole process from its start to the prompt, and exits as KVM itself counts them (debugfs). The lab's clock
  * follows the real one, so on a busy machine its CPU seconds swing by a factor of two; with --icount a second in there
- * is 10^9 instructions, and every run the same run. --quiet adds that
- * word to the kernel's command line, for all. --trace counts exits by reason, port and address with KVM's own
- * tracepoints; it slows the guest down, so its CPU seconds mean nothing. QEMU is handed the kernel and initrd as
- * they lie on the disk; hv finds them there.
+ * is 10^9 instructions, and every run the same run. --trace counts exits by reason, port and address with KVM's own
+ * tracepoints; it slows the guest down, so its CPU seconds mean nothing.
  */
 import { parseArgs } from "node:util";
-import { demoDisk } from "../tests/guests/demo_disk.ts";
-import { bootFiles } from "../tests/guests/qemu.ts";
 import { Terminal } from "../tests/guests/terminal.ts";
-import { countInstructions, lab } from "../tests/lab/lab.ts";
-import { qemuEntries } from "../tests/lab/programs.ts";
+import { contenders, runInLab } from "./contenders.ts";
 import { childrenCpuSeconds } from "./usage.ts";
 
-const FILES = "/lab/boot";
-const IMAGE = `${FILES}/disk.img`;
-const MEMORY = "256M";
+/** Longest wait for the login prompt. */
 const SECONDS = 120;
 const TRACEFS = "/sys/kernel/tracing";
 const EXITS = "/sys/kernel/debug/kvm/exits";
 /** What is counted for each event, and how many lines of it are shown. */
 const TRACES: [event: string, keys: string, lines: number][] = [
-  ["kvm_exit", "exit_reason", 12],
+  ["kvm_exit", "exit_reason", 16],
   ["kvm_pio", "port,rw", 24],
   ["kvm_mmio", "gpa.hex,type", 16],
   ["kvm_userspace_exit", "reason", 8],
@@ -38,7 +31,6 @@ const { values } = parseArgs({
   options: {
     rounds: { type: "string", default: "2" },
     icount: { type: "boolean", default: false },
-    quiet: { type: "boolean", default: false },
     trace: { type: "boolean", default: false },
     only: { type: "string" },
   },
@@ -47,23 +39,6 @@ const { values } = parseArgs({
 interface Result {
   cpu: number;
   exits: number;
-}
-
-function commands(append: string): Record<string, string[]> {
-  const qemu = (machine: string, disk: string) => [
-    ...["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-nographic", "-monitor", "none"],
-    ...["-serial", "stdio", "-M", machine, "-accel", "kvm", "-cpu", "host", "-smp", "1", "-m", MEMORY],
-    ...["-drive", `file=${IMAGE},format=raw,if=none,id=disk,snapshot=on`, "-device", `${disk},drive=disk`],
-    ...["-kernel", `${FILES}/vmlinuz`, "-initrd", `${FILES}/initrd`],
-    ...["-append", `${append}${values.quiet ? " quiet" : ""}`],
-  ];
-  const main = new URL("../cli/main.ts", import.meta.url).pathname;
-  const hv = [Deno.execPath(), "run", "-A", "--quiet", "--no-check", main, "run", IMAGE, "--ephemeral"];
-  return {
-    hv: [...hv, "--memory", MEMORY, "--backend", "kvm", ...(values.quiet ? ["--append", "quiet"] : [])],
-    pc: qemu("pc", "virtio-blk-pci,disable-legacy=on"),
-    microvm: qemu("microvm", "virtio-blk-device"),
-  };
 }
 
 const shell = (script: string) => new Deno.Command("sh", { args: ["-c", script] }).outputSync();
@@ -95,10 +70,8 @@ async function traced(command: string[]): Promise<void> {
 }
 
 async function measureHere(): Promise<void> {
-  // Where throw-away overlays go: ours and QEMU's.
-  shell("mkdir -p /var/tmp");
   shell(`mount -t debugfs none /sys/kernel/debug; mount -t tracefs none ${TRACEFS}`);
-  const all = commands(await Deno.readTextFile(`${FILES}/append`));
+  const all: Record<string, string[]> = await contenders();
   const names = values.only ? [values.only] : Object.keys(all);
   if (values.trace) {
     for (const name of names) {
@@ -114,8 +87,8 @@ async function measureHere(): Promise<void> {
     for (const name of names) (results[name] ??= []).push(await boot(all[name]));
   }
   const best = (name: string, of: keyof Result) => Math.min(...results[name].map((result) => result[of]));
-  console.log(`${values.rounds} rounds, in turn, the best of each${values.quiet ? "; quiet" : ""}`);
-  console.log("             CPU s    exits");
+  console.log(`${values.rounds} rounds, in turn, the best of each`);
+  console.log(values.icount ? "           G instr.   exits" : "             CPU s    exits");
   for (const name of names) {
     const label = name === "hv" ? "hv" : `qemu ${name}`;
     console.log(
@@ -130,25 +103,9 @@ async function measureHere(): Promise<void> {
   }
 }
 
-/** Packs the lab, and runs this same program in there. */
-async function measureInLab(): Promise<number> {
-  const image = await demoDisk();
-  const { vmlinuz, initrd, append } = await bootFiles(image);
-  const put = (name: string, data: Uint8Array | string) => ({ path: `${FILES.slice(1)}/${name}`, data });
-  const files = [
-    ...await qemuEntries(),
-    put("vmlinuz", vmlinuz),
-    put("initrd", initrd),
-    put("append", append),
-    put("disk.img", await Deno.readFile(image)),
-  ];
-  const command = `deno run -A bench/boot.ts ${Deno.args.join(" ")}`;
-  const seconds = (Number(values.rounds) * 3 + 1) * SECONDS;
-  const options = { files, memory: "2G", echo: true };
-  if (values.icount) return (await countInstructions(command, seconds, options)).code;
-  await using machine = await lab(options);
-  return (await machine.run(command, seconds)).code;
-}
-
 if (Deno.env.has("LAB")) await measureHere();
-else Deno.exitCode = await measureInLab();
+else {
+  const boots = Number(values.rounds) * 3 + 1;
+  const command = `deno run -A --no-check bench/boot.ts ${Deno.args.join(" ")}`;
+  Deno.exitCode = await runInLab(command, boots * SECONDS, values.icount);
+}

@@ -6,8 +6,9 @@ import { xxh32 } from "./xxh32.ts";
 export const LZ4_LEGACY = 0x184c2102;
 export const LZ4_FRAME = 0x184d2204;
 
-/** A legacy frame's blocks each hold this much, but for the last. */
-const LEGACY_BLOCK = 8 << 20;
+/** A legacy frame's blocks each hold this much, but for the last; no other frame's blocks hold more. */
+export const LZ4_LARGEST_BLOCK = 8 << 20;
+const LEGACY_BLOCK = LZ4_LARGEST_BLOCK;
 /** LZ4_compressBound(LEGACY_BLOCK): what a legacy block can be at most. */
 const LEGACY_BOUND = LEGACY_BLOCK + Math.floor(LEGACY_BLOCK / 255) + 16;
 const BLOCK_SIZES: Record<number, number> = { 4: 64 << 10, 5: 256 << 10, 6: 1 << 20, 7: 4 << 20 };
@@ -21,6 +22,11 @@ function u32(bytes: Uint8Array, at: number): number {
   return (bytes[at] | bytes[at + 1] << 8 | bytes[at + 2] << 16 | bytes[at + 3] << 24) >>> 0;
 }
 
+/** Copies go by words and may write so much too far; what lies there is written again or cut off. */
+const SLACK = 3;
+/** From this length on the platform's own copy is faster. */
+const LONG = 64;
+
 /**
  * Unpacks one block (LZ4 Block Format) behind what `out` holds.
  * @param from first byte in `out` that a match may reach back to
@@ -28,6 +34,15 @@ function u32(bytes: Uint8Array, at: number): number {
  */
 function block(input: Uint8Array, start: number, end: number, out: Output, from: number, most: number): void {
   const stop = out.length + most;
+  // A block's input tells nothing of its output but this bound: 255 bytes of a match for one byte.
+  const bound = Math.min(most, (end - start) * 255);
+  out.room(bound, SLACK);
+  const { bytes } = out;
+  const target = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  const source = new DataView(input.buffer, input.byteOffset, input.length);
+  const room = bytes.length - SLACK;
+  const wordsEnd = input.length - SLACK;
+  let to = out.length;
   let at = start;
   while (at < end) {
     const token = input[at++];
@@ -41,19 +56,18 @@ function block(input: Uint8Array, start: number, end: number, out: Output, from:
       }
     }
     if (at + literals > end) truncated();
-    if (out.length + literals > stop) throw new CompressionError("an lz4 block is larger than its frame allows");
-    out.reserve(literals);
-    let to = out.length;
-    let bytes = out.bytes;
-    if (literals > 32) {
+    if (to + literals > stop) throw new CompressionError("an lz4 block is larger than its frame allows");
+    if (to + literals > room) out.overflow();
+    if (literals > LONG) {
       bytes.set(input.subarray(at, at + literals), to);
-      at += literals;
-      to += literals;
+    } else if (at + literals <= wordsEnd) {
+      for (let i = 0; i < literals; i += 4) target.setInt32(to + i, source.getInt32(at + i, true), true);
     } else {
-      for (const last = at + literals; at < last;) bytes[to++] = input[at++];
+      for (let i = 0; i < literals; i++) bytes[to + i] = input[at + i];
     }
-    out.length = to;
-    if (at === end) return; // a block ends with literals
+    at += literals;
+    to += literals;
+    if (at === end) break; // a block ends with literals
     if (at + 2 > end) truncated();
     const distance = input[at] | input[at + 1] << 8;
     at += 2;
@@ -68,17 +82,18 @@ function block(input: Uint8Array, start: number, end: number, out: Output, from:
     }
     if (distance === 0 || to - distance < from) throw new CompressionError("lz4 data refers to before its beginning");
     if (to + length > stop) throw new CompressionError("an lz4 block is larger than its frame allows");
-    out.reserve(length);
-    bytes = out.bytes;
-    let source = to - distance;
-    if (length > 64 && distance >= length) {
-      bytes.copyWithin(to, source, source + length);
-      to += length;
+    if (to + length > room) out.overflow();
+    const back = to - distance;
+    if (distance < 4) {
+      for (let i = 0; i < length; i++) bytes[to + i] = bytes[back + i];
+    } else if (length > LONG && distance >= length) {
+      bytes.copyWithin(to, back, back + length);
     } else {
-      for (const last = to + length; to < last;) bytes[to++] = bytes[source++];
+      for (let i = 0; i < length; i += 4) target.setInt32(to + i, target.getInt32(back + i, true), true);
     }
-    out.length = to;
+    to += length;
   }
+  out.length = to;
 }
 
 /** Unpacks a legacy frame at `start`; returns where it ends (a size trailer as kernels append is left to the caller). */

@@ -1,6 +1,6 @@
 /** What kernels and initrds are packed with, recognised by their first bytes and unpacked on the host. */
 import { gunzipSync } from "node:zlib";
-import { LZ4_FRAME, LZ4_LEGACY, unpackLz4Frame, unpackLz4Legacy } from "./lz4.ts";
+import { LZ4_FRAME, LZ4_LARGEST_BLOCK, LZ4_LEGACY, unpackLz4Frame, unpackLz4Legacy } from "./lz4.ts";
 import { unpackLzmaAlone } from "./lzma.ts";
 import { CompressionError, Output } from "./output.ts";
 import { unpackXz } from "./xz.ts";
@@ -55,7 +55,8 @@ export function decompress(bytes: Uint8Array, limit = DEFAULT_LIMIT): Decompress
     throw new CompressionError(`packed with ${format}, which hv cannot unpack`);
   }
   if (format === "gzip") return gunzip(bytes, limit);
-  const out = new Output(bytes.length * 4, limit);
+  // Memory that is not written costs nothing; lz4 asks for room for whole blocks.
+  const out = new Output(bytes.length * 4 + (format === "lz4" ? LZ4_LARGEST_BLOCK : 0), limit);
   let at = 0;
   do {
     if (format === "zstd") at = zstdOrSkippable(bytes, at, out, limit);

@@ -1,0 +1,57 @@
+/** The demo disk under hv and under QEMU, in the lab: what the benchmarks of whole machines compare. */
+import { demoDisk } from "../tests/guests/demo_disk.ts";
+import { bootFiles } from "../tests/guests/qemu.ts";
+import { countInstructions, lab } from "../tests/lab/lab.ts";
+import { qemuEntries } from "../tests/lab/programs.ts";
+
+const FILES = "/lab/boot";
+const IMAGE = `${FILES}/disk.img`;
+
+/** MiB of guest memory. */
+export const MEMORY = 256;
+
+/**
+ * Command lines that boot the disk on standard streams without changing it; `hv`, and QEMU's machines by their names.
+ * QEMU is handed the kernel and initrd as they lie on the disk; hv finds them there.
+ */
+export async function contenders(): Promise<Record<"hv" | "pc" | "microvm", string[]>> {
+  const append = await Deno.readTextFile(`${FILES}/append`);
+  // Where throw-away overlays go: ours and QEMU's.
+  await Deno.mkdir("/var/tmp", { recursive: true });
+  const qemu = (machine: string, disk: string) => [
+    ...["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-nographic", "-monitor", "none"],
+    ...["-serial", "stdio", "-M", machine, "-accel", "kvm", "-cpu", "host", "-smp", "1", "-m", `${MEMORY}M`],
+    ...["-drive", `file=${IMAGE},format=raw,if=none,id=disk,snapshot=on`, "-device", `${disk},drive=disk`],
+    ...["-kernel", `${FILES}/vmlinuz`, "-initrd", `${FILES}/initrd`, "-append", append],
+  ];
+  const main = new URL("../cli/main.ts", import.meta.url).pathname;
+  const hv = [Deno.execPath(), "run", "-A", "--quiet", "--no-check", main, "run", IMAGE, "--ephemeral"];
+  return {
+    hv: [...hv, "--memory", `${MEMORY}M`, "--backend", "kvm"],
+    pc: qemu("pc", "virtio-blk-pci,disable-legacy=on"),
+    microvm: qemu("microvm", "virtio-blk-device"),
+  };
+}
+
+/**
+ * Runs a command in a lab that has the disk and QEMU.
+ * @param seconds after which it has failed
+ * @param icount counts instructions instead of time
+ * @returns its exit code
+ */
+export async function runInLab(command: string, seconds: number, icount = false): Promise<number> {
+  const image = await demoDisk();
+  const { vmlinuz, initrd, append } = await bootFiles(image);
+  const put = (name: string, data: Uint8Array | string) => ({ path: `${FILES.slice(1)}/${name}`, data });
+  const files = [
+    ...await qemuEntries(),
+    put("vmlinuz", vmlinuz),
+    put("initrd", initrd),
+    put("append", append),
+    put("disk.img", await Deno.readFile(image)),
+  ];
+  const options = { files, memory: "2G", echo: true };
+  if (icount) return (await countInstructions(command, seconds, options)).code;
+  await using machine = await lab(options);
+  return (await machine.run(command, seconds)).code;
+}
