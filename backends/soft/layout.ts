@@ -157,6 +157,8 @@ export const State = {
   TLB_FILLS: 2808,
   TLB_FILLED: 2816, // address each
   TLB_FILLS_KNOWN: 128,
+  /** i32: 1 while an exception or interrupt is delivered. */
+  DELIVERING: 3840,
   BYTES: 4096,
 } as const;
 
@@ -178,7 +180,7 @@ export const Tlb = {
 export const InstructionTlb = { ENTRIES: 256, ENTRY: 16, BYTES: 256 * 16, PRIVILEGES: 2 } as const;
 
 /** Hash table of decoded blocks: entries of 16 bytes: i64 key (0: empty), address of the block. */
-export const BlockTable = { ENTRIES: 131072, ENTRY: 16, BYTES: 131072 * 16 } as const;
+export const BlockTable = { ENTRIES: 524288, ENTRY: 16, BYTES: 524288 * 16 } as const;
 
 /** A decoded block: a header, then its micro-ops. */
 export const Block = {

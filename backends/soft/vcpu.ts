@@ -22,8 +22,10 @@ import { readMsr, writeMsr } from "./msr.ts";
 
 /** Instructions between two looks at timers and requests. */
 const BUDGET = 100_000;
-/** Milliseconds a halted vCPU sleeps at most before it looks for {@link Vcpu} requests. */
-const NAP = 5;
+/** Milliseconds a halted vCPU sleeps at most before it looks for requests; when it has halted long, and how many naps. */
+const NAP = 4;
+const LONG_NAP = 10;
+const NAPS = 64;
 
 /** TSC ticks of a second. */
 const SECOND = BigInt(TSC_FREQUENCY);
@@ -175,6 +177,7 @@ export class SoftVcpu implements Vcpu {
       if (this.shutDown) return Exit.SHUTDOWN;
       if (state.getInt32(State.ACTIVITY, true) !== Activity.RUNNING) {
         if (!this.sleep()) return Exit.HALT;
+        if (state.getInt32(State.ACTIVITY, true) === Activity.RUNNING) this.naps = 0;
         if (state.getInt32(State.ACTIVITY, true) !== Activity.RUNNING) continue;
       }
       Atomics.store(words, State.ATTENTION >> 2, 0);
@@ -404,6 +407,8 @@ export class SoftVcpu implements Vcpu {
     if (this.core.exports.deliver(vector, -1, Source.EXTERNAL) !== 0) this.shutDown = true;
   }
 
+  private naps = 0;
+
   /** Sleeps until something happens. False when nothing but the machine can end this halt. */
   private sleep(): boolean {
     const { state, apic } = this;
@@ -434,7 +439,8 @@ export class SoftVcpu implements Vcpu {
     }
     if (waiting === Activity.HALTED && !enabled && this.cpus === 1) return false;
     const timer = apic.timeUntilTimer();
-    const time = timer < 0 ? NAP : Math.min(timer, NAP);
+    const nap = this.naps++ < NAPS ? NAP : LONG_NAP;
+    const time = timer < 0 ? nap : Math.min(timer, nap);
     this.mailbox.leave(this.index);
     if (time > 0) Atomics.wait(doorbell, 0, seen, time);
     this.mailbox.enter(this.index);
