@@ -104,6 +104,10 @@ export function makeCase(row: Row, random: Random, record: DataView, at: number)
     if (random.chance(30)) gpr[0] &= 0xffffn;
   }
 
+  if (/^x(save|rstor)/.test(row.name)) {
+    gpr[0] = BigInt(random.below(4));
+    gpr[2] = 0n;
+  }
   if (row.modal) {
     // The stack lies in the window; ENTER's nesting and LEAVE's frame too.
     gpr[4] = BigInt(WINDOW + 448 + random.below(8) * (random.chance(80) ? 8 : 1));
@@ -159,7 +163,9 @@ export function makeCase(row: Row, random: Random, record: DataView, at: number)
         }
       } else {
         let base = random.below(16);
-        while ((bitString && base === fullReg) || (row.modal && base === 4)) base = random.below(16);
+        while ((bitString && base === fullReg) || (row.modal && (base === 4 || base === 0 || base === 2))) {
+          base = random.below(16);
+        }
         rex = base & 8 ? rex | 0x41 : rex & ~1;
         const sib = (base & 7) === 4 || random.chance(40);
         // Mod 0 with base 5 means something else.
@@ -226,7 +232,20 @@ export function makeCase(row: Row, random: Random, record: DataView, at: number)
   record.setBigUint64(at + Record.FLAGS, BigInt(flags), true);
   for (let r = 0; r < 16; r++) record.setBigUint64(at + Record.GPR + r * 8, gpr[r], true);
   fillState(row, random, record, at);
+  if (/rstor$/.test(row.name)) plausibleImage(random, record, at + Record.WINDOW + 64);
   return { bytes, immediate, bits, memory };
+}
+
+/** Makes most images of a restored state ones that are not refused. */
+function plausibleImage(random: Random, record: DataView, at: number): void {
+  if (random.chance(90)) record.setUint32(at + 24, record.getUint32(at + 24, true) & 0xffff, true);
+  if (random.chance(10)) return;
+  for (let i = 512; i < 576; i += 4) record.setUint32(at + i, 0, true);
+  record.setUint32(at + 512, random.below(4), true);
+  if (random.chance(40)) {
+    record.setUint32(at + 520, random.below(4), true);
+    record.setUint32(at + 524, 0x8000_0000, true);
+  }
 }
 
 function pushInteger(to: number[], value: number, size: number): void {

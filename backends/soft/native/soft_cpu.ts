@@ -8,8 +8,8 @@ import { Module } from "../wasm/module.ts";
 import { ARENA, ARENA_BYTES, CODE, Fx, Record, RECORD_BYTES, WINDOW, WINDOW_BYTES } from "./record.ts";
 
 const CR0_PE_MP_NE = 0x23n;
-/** OSFXSR, OSXMMEXCPT, FSGSBASE. */
-const CR4 = 0x1_0600n;
+/** OSFXSR, OSXMMEXCPT, FSGSBASE, OSXSAVE. */
+const CR4 = 0x5_0600n;
 const EFER_LMA_LME_SCE = 0x501n;
 
 /** Handlers, each in a module of its own, linked with a core. */
@@ -74,6 +74,7 @@ export class SoftCpu {
     state.setBigUint64(State.CR0, CR0_PE_MP_NE, true);
     state.setBigUint64(State.CR4, CR4, true);
     state.setBigUint64(State.EFER, EFER_LMA_LME_SCE, true);
+    state.setBigUint64(State.XCR0, 3n, true);
     state.setInt32(State.CPL, 3, true);
     const segment = (number: number, attributes: number, base = 0) => {
       const at = State.SEGMENTS + number * Segment.BYTES;
@@ -137,6 +138,9 @@ export class SoftCpu {
     const status = image.getUint16(at + Fx.FSW, true);
     state.setUint16(State.FCW, image.getUint16(at + Fx.FCW, true), true);
     state.setUint16(State.FSW, status, true);
+    state.setUint16(State.FOP, 0, true);
+    state.setBigUint64(State.FIP, 0n, true);
+    state.setBigUint64(State.FDP, 0n, true);
     const tags = image.getUint8(at + Fx.FTW);
     let full = 0;
     for (let r = 0; r < 8; r++) if (!((tags >> r) & 1)) full |= 3 << (2 * r);

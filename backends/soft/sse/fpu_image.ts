@@ -52,12 +52,14 @@ function at(e: Emitter, address: I64, offset: number): Local<I64> {
 /** Stores the x87 part: control, status, tags, pointers, registers. */
 export function storeX87(e: Emitter, address: Local<I64>): void {
   const { f } = e;
+  // The pointers tell of a pending exception, and are nothing without one (as on AMD's processors).
+  const pending = f.i64(i64(0).sub(f.s16(State.FSW).shrU(7).and(1).i64u()));
   const head = f.s16(State.FCW).i64u().or(f.s16(State.FSW).i64u().shl(16))
-    .or(abridgedTags(e).i64u().shl(32)).or(f.s16(State.FOP).i64u().shl(48));
+    .or(abridgedTags(e).i64u().shl(32)).or(f.s16(State.FOP).i64u().and(pending).shl(48));
   e.store(address, 64, head);
-  const wide = e.bits === 64;
-  e.store(at(e, address, FXSAVE.FIP), 64, wide ? f.s64(State.FIP) : f.s64(State.FIP).u32());
-  e.store(at(e, address, FXSAVE.FDP), 64, wide ? f.s64(State.FDP) : f.s64(State.FDP).u32());
+  const width = e.bits === 64 ? pending : pending.u32();
+  e.store(at(e, address, FXSAVE.FIP), 64, f.s64(State.FIP).and(width));
+  e.store(at(e, address, FXSAVE.FDP), 64, f.s64(State.FDP).and(width));
   const i = f.i32(0);
   const place = f.i64(address.add(FXSAVE.ST0));
   f.loop((again) => {
