@@ -100,9 +100,18 @@ loader, and the kernel, initrd and command line that 'hv run' would start.`,
       `Looks at every way to run guests that hv knows, says whether it works here, and if not, what to do about it.
 Changes nothing. Ends with code 0 if guests can run, with 1 if not.`,
     positionals: [],
-    options: [JSON_REPORT, DEBUG, HELP],
+    options: [
+      {
+        name: "self-test",
+        description: "Then run hv's own tests of each of them, with small guests (a minute or so); 1 if one fails",
+      },
+      JSON_REPORT,
+      DEBUG,
+      HELP,
+    ],
     examples: [
       ["hv doctor", "For a person"],
+      ["hv doctor --self-test >report.txt", "Does it do what hv relies on? A report to send in"],
       ["hv doctor --json", "For a program, or for a bug report"],
     ],
     load: () => import("./doctor.ts"),

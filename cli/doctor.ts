@@ -22,7 +22,9 @@ export async function execute(args: Arguments): Promise<number> {
     if (!(error instanceof HvError)) throw error;
     choice = { usable: false, line: error.message };
   }
-  if (args.has("json")) print(JSON.stringify({ host, backends, choice }, null, 2) + "\n");
+  const conformance = args.has("self-test") ? await import("./conformance.ts") : null;
+  const selfTest = await conformance?.runSelfTest();
+  if (args.has("json")) print(JSON.stringify({ host, backends, choice, selfTest }, null, 2) + "\n");
   else {
     print([
       `hv ${host.hv}, Deno ${host.deno}, ${host.system} ${host.architecture}`,
@@ -30,10 +32,12 @@ export async function execute(args: Arguments): Promise<number> {
       ...backends.flatMap((backend) => ["", ...describe(backend)]),
       "",
       `hv run: ${choice.line}`,
+      ...(conformance && selfTest ? ["", conformance.describeSelfTest(selfTest)] : []),
       "",
     ].join("\n"));
   }
-  return choice.usable ? ExitCode.OK : ExitCode.ERROR;
+  const failed = selfTest?.results.some(({ failures }) => failures.length > 0) ?? false;
+  return choice.usable && !failed ? ExitCode.OK : ExitCode.ERROR;
 }
 
 function describe({ name, support }: BackendProbe): string[] {

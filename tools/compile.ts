@@ -20,6 +20,8 @@ export const TARGETS: Record<string, string> = {
 
 /** Folders whose modules are not part of hv. */
 const NOT_SHIPPED = new Set(["bench", "dist", "docs", "node_modules", "tests", "tools"]);
+/** What of them is: `hv doctor --self-test`. */
+const SHIPPED_TESTS = "tests/conformance";
 
 /** Hv's own modules: paths from `root`, tests left out. */
 function* modules(root: string, folder = ""): Generator<string> {
@@ -38,7 +40,8 @@ function* modules(root: string, folder = ""): Generator<string> {
  */
 export function embeddedFiles(root: string): string[] {
   const found = new Set<string>();
-  for (const path of modules(root)) {
+  const tests = exists(`${root}/${SHIPPED_TESTS}`) ? modules(root, `${SHIPPED_TESTS}/`) : [];
+  for (const path of [...modules(root), ...tests]) {
     const source = Deno.readTextFileSync(`${root}/${path}`);
     for (const [, file] of source.matchAll(/new URL\(\s*"(\.[^"]+)",\s*import\.meta\.url\s*,?\s*\)/g)) {
       found.add(new URL(file, `file:///${path}`).pathname.slice(1));
@@ -50,6 +53,14 @@ export function embeddedFiles(root: string): string[] {
     }
   }
   return [...found].sort();
+}
+
+function exists(folder: string): boolean {
+  try {
+    return Deno.statSync(folder).isDirectory;
+  } catch {
+    return false;
+  }
 }
 
 /**
