@@ -53,6 +53,8 @@ export function defineExternal(module: Module, target: Target): void {
       f.set32(State.LOG_INDEX, index.add(1));
       f.return(entry.i64(16));
     });
+    // What the processor itself reads to deliver an exception can wait for nobody: it is as if no device were there.
+    f.if(f.s32(State.DELIVERING), () => f.return(i64(-1)));
     f.set32(State.FAULT, Fault.EXIT);
     f.if(index.geU(State.LOG_ENTRIES), () => {
       f.set32(State.EXIT, Leave.FAILED);

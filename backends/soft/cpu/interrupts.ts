@@ -35,7 +35,7 @@ export const writeFlags = declare("write_flags", [Type.i32, Type.i32], null);
 /** Sets CPL and what follows from it. */
 export const setPrivilege = declare("set_privilege", [Type.i32], null);
 /** Stack pointer of a privilege from the TSS: (cpl) -> ESP; SS in SCRATCH. */
-const taskStack = declare("task_stack", [Type.i32], Type.i64);
+export const taskStack = declare("task_stack", [Type.i32], Type.i64);
 const enterReal = declare("enter_real", [Type.i32], null);
 const enterLong = declare("enter_long", [Type.i32, Type.i32, Type.i32], null);
 const enterProtected = declare("enter_protected", [Type.i32, Type.i32, Type.i32], null);
@@ -340,6 +340,11 @@ export function defineInterrupts(module: Module, target: Target): void {
     const vector = f.i32(f.parameter32(0));
     const error = f.i32(f.parameter32(1));
     const source = f.i32(f.parameter32(2));
+    f.set32(State.DELIVERING, 1);
+    const end = (answer: number) => {
+      f.set32(State.DELIVERING, 0);
+      f.return(answer);
+    };
     f.set32(State.DELIVERED, select(f.parameter32(2).eq(Source.EXCEPTION), f.parameter32(0).add(1), i32(1)));
     // Delivery begins anew for the exception it ran into: benign, contributory, page fault (SDM vol. 3, 6.15).
     const kind = (v: I32): I32 =>
@@ -360,15 +365,15 @@ export function defineInterrupts(module: Module, target: Target): void {
           () => f.do(enterProtected, vector, error, source),
         );
       });
-      f.if(f.s32(State.FAULT).eqz(), () => f.return(0));
+      f.if(f.s32(State.FAULT).eqz(), () => end(0));
       f.if(f.s32(State.FAULT).ne(Fault.EXCEPTION), () => {
         f.set32(State.FAULT, 0);
-        f.return(2);
+        end(2);
       });
       // A fault while delivering a double fault is the triple fault.
       f.if(vector.eq(Vector.DF).and(source.eq(Source.EXCEPTION)), () => {
         f.set32(State.FAULT, 0);
-        f.return(1);
+        end(1);
       });
       const second = f.i32(f.s32(State.VECTOR));
       const first = f.i32(select(source.eq(Source.EXCEPTION), kind(vector), i32(0)));

@@ -517,7 +517,7 @@ export function defineMmu(module: Module, target: Target): void {
       // Both pages are asked before either is changed.
       f.drop(f.call64(translate, address, Access.WRITE));
       guard(f);
-      f.drop(f.call64(translate, address.add(bytes.i64u()).sub(1), Access.WRITE));
+      f.drop(f.call64(translate, address.add(bytes.i64u()).sub(1).and(-4096), Access.WRITE));
       guard(f);
       splitStore(f, storeSlow, address, bytes, value);
     });
@@ -584,8 +584,12 @@ export function defineMmu(module: Module, target: Target): void {
   define(store128Slow, (f) => {
     const address = f.parameter64(0);
     const value = f.parameterV128(1);
-    f.drop(f.call64(translate, address.add(15), Access.WRITE));
-    guard(f);
+    f.if(crosses(address, i32(16)), () => {
+      f.drop(f.call64(translate, address, Access.WRITE));
+      guard(f);
+      f.drop(f.call64(translate, address.add(15).and(-4096), Access.WRITE));
+      guard(f);
+    });
     f.do(storeSlow, address, 8, value.i64(0));
     guard(f);
     f.do(storeSlow, address.add(8), 8, value.i64(1));

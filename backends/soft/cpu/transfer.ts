@@ -5,11 +5,12 @@ import { Flag } from "../flags.ts";
 import { Reg, Seg, Segment, State } from "../layout.ts";
 import type { Module } from "../wasm/module.ts";
 import { type I32, i32, type I64, i64, select, Type } from "../wasm/values.ts";
-import { readFlags, setRip, setStackPointer, stackMask, writeFlags } from "./interrupts.ts";
-import { CR0, CR4, EFER, flushTlb, guard, PHYSICAL_BITS, segmentField } from "./mmu.ts";
+import { readFlags, setPrivilege, setRip, setStackPointer, stackMask, taskStack, writeFlags } from "./interrupts.ts";
+import { CR0, CR4, EFER, flushTlb, guard, loadSystem, PHYSICAL_BITS, segmentField } from "./mmu.ts";
 import {
   Attribute,
   attributesOf,
+  baseOf,
   cacheSegment,
   dpl,
   isLong,
@@ -37,6 +38,9 @@ export const systemExit = declare("system_exit", [Type.i32], null);
 /** (number, value) of CR0 CR3 CR4 */
 export const writeControl = declare("write_control", [Type.i32, Type.i64], null);
 
+/** Through a call gate: (selector, descriptor, 1 for a call, return address); other system descriptors raise #GP. */
+const gateTransfer = declare("gate_transfer", [Type.i32, Type.i64, Type.i32, Type.i64], null);
+
 const FLAT_CODE64 = 0xa09b;
 const FLAT_CODE32 = 0xc09b;
 const FLAT_DATA = 0xc093;
@@ -59,7 +63,6 @@ export function defineTransfers(module: Module, target: Target): void {
     guard(f);
     const attributes = f.i32(attributesOf(descriptor));
     const cpl = f.s32(State.CPL);
-    // Gates and task switches are not offered.
     f.if(attributes.and(Attribute.S | Attribute.CODE).ne(Attribute.S | Attribute.CODE), () => fail(Vector.GP));
     f.if(attributes.has(Attribute.CONFORMING), () => {
       f.if(dpl(attributes).gtU(cpl), () => fail(Vector.GP));
@@ -77,6 +80,134 @@ export function defineTransfers(module: Module, target: Target): void {
     setRip(f, select(isLong(f), offset, offset.u32()));
   };
 
+  // SDM vol. 3, 5.8.4 and 5.8.5. Task switches are not offered.
+  define(gateTransfer, (f) => {
+    const selector = f.parameter32(0);
+    const gate = f.parameter64(1);
+    const call = f.parameter32(2);
+    const fail = (vector: number, error: I32) => {
+      f.do(raise, vector, error.and(0xfffc));
+      f.return();
+    };
+    const attributes = f.i32(attributesOf(gate));
+    const long = f.i32(f.s64(State.EFER).i32().has(EFER.LMA));
+    const cpl = f.i32(f.s32(State.CPL));
+    const wide = f.i32(attributes.and(0x1f).eq(0xc));
+    f.if(wide.or(attributes.and(0x1f).eq(4).and(long.eqz())).eqz(), () => fail(Vector.GP, selector));
+    f.if(dpl(attributes).ltU(cpl).or(dpl(attributes).ltU(selector.and(3))), () => fail(Vector.GP, selector));
+    f.if(attributes.has(Attribute.P).eqz(), () => fail(Vector.NP, selector));
+    const offset = f.i64(gate.and(0xffff));
+    f.if(wide, () => f.set(offset, offset.or(gate.shrU(32).and(0xffff_0000))));
+    f.if(long, () => {
+      const local = selector.has(4);
+      const table = select(
+        local,
+        f.s64(State.SEGMENTS + Seg.LDTR * Segment.BYTES + Segment.BASE),
+        f.s64(State.GDTR_BASE),
+      );
+      const limit = select(local, segmentField(f, Seg.LDTR, Segment.LIMIT), f.s32(State.GDTR_LIMIT));
+      f.if(selector.and(0xfff8).add(15).gtU(limit), () => fail(Vector.GP, selector));
+      const high = f.i64(f.call64(loadSystem, table.add(selector.and(0xfff8).i64u()).add(8), 8));
+      guard(f);
+      f.if(high.shrU(40).has(0x1f), () => fail(Vector.GP, selector));
+      f.set(offset, offset.or(high.shl(32)));
+    });
+    const target = f.i32(gate.shrU(16).i32().and(0xffff));
+    f.if(target.has(0xfffc).eqz(), () => fail(Vector.GP, i32(0)));
+    const code = f.i64(f.call64(loadDescriptor, target, Vector.GP));
+    guard(f);
+    const codeAttributes = f.i32(attributesOf(code));
+    const level = f.i32(dpl(codeAttributes));
+    f.if(
+      codeAttributes.and(Attribute.S | Attribute.CODE).ne(Attribute.S | Attribute.CODE).or(level.gtU(cpl))
+        .or(long.and(codeAttributes.and(Attribute.L | Attribute.DB).ne(Attribute.L))),
+      () => fail(Vector.GP, target),
+    );
+    f.if(codeAttributes.has(Attribute.P).eqz(), () => fail(Vector.NP, target));
+    const conforming = f.i32(codeAttributes.has(Attribute.CONFORMING));
+    f.if(conforming.or(call).eqz().and(level.ne(cpl)), () => fail(Vector.GP, target));
+    f.if(conforming, () => f.set(level, cpl));
+    f.if(long.and(offset.shl(16).shrS(16).ne(offset)), () => fail(Vector.GP, i32(0)));
+    f.do(markAccessed, target, code);
+    guard(f);
+    f.if(call, () => {
+      const inner = f.i32(level.ltU(cpl));
+      const bytes = f.i32(select(long, i32(8), select(wide, i32(4), i32(2))));
+      const oldPointer = f.i64(f.s64(State.GPR + Reg.SP * 8));
+      const oldBase = f.i64(f.s64(State.SEGMENTS + Seg.SS * Segment.BYTES + Segment.BASE));
+      const oldMask = f.i64(stackMask(f));
+      const sp = f.i64(oldPointer);
+      const base = f.i64(select(long, i64(0), oldBase));
+      const mask = f.i64(select(long, i64(-1), oldMask));
+      const narrow = f.i64(select(long, i64(-1), i64(0xffff_ffff)));
+      const stackSelector = f.i32(0);
+      const stack = f.i64(0);
+      f.if(inner, () => {
+        f.set(sp, f.call64(taskStack, level));
+        guard(f);
+        f.if(long.eqz(), () => {
+          f.set(stackSelector, f.s64(State.SCRATCH).i32());
+          f.set(stack, f.call64(stackDescriptor, stackSelector, level, Vector.TS));
+          guard(f);
+          f.set(base, baseOf(stack));
+          f.set(mask, select(attributesOf(stack).has(Attribute.DB), i64(0xffff_ffff), i64(0xffff)));
+        });
+      });
+      const push = (value: I64) => {
+        f.set(sp, sp.sub(bytes.i64u()).and(mask));
+        f.do(storeSlow, base.add(sp).and(narrow), bytes, value);
+        f.if(f.s32(State.FAULT), () => {
+          f.do(setPrivilege, cpl);
+          f.return();
+        });
+      };
+      f.do(setPrivilege, level);
+      f.if(inner, () => {
+        push(segmentField(f, Seg.SS, Segment.SELECTOR).i64u());
+        push(oldPointer);
+        // Parameters, the first one deepest.
+        const left = f.i32(select(long, i32(0), gate.shrU(32).i32().and(31)));
+        f.block((done) =>
+          f.loop((again) => {
+            f.brIf(done, left.eqz());
+            f.set(left, left.sub(1));
+            const from = oldPointer.add(left.mul(bytes).i64u()).and(oldMask);
+            const value = f.i64(f.call64(loadSlow, oldBase.add(from).and(0xffff_ffff), bytes));
+            f.if(f.s32(State.FAULT), () => {
+              f.do(setPrivilege, cpl);
+              f.return();
+            });
+            push(value);
+            f.br(again);
+          })
+        );
+      });
+      push(segmentField(f, Seg.CS, Segment.SELECTOR).i64u());
+      push(f.parameter64(3));
+      f.if(inner, () => {
+        f.if(long, () => setSegment(f, Seg.SS, level, i64(0), 0, 0x1_0000), () => {
+          f.do(cacheSegment, Seg.SS, stackSelector, stack);
+        });
+      });
+      setStackPointer(f, sp, mask);
+    });
+    f.do(cacheSegment, Seg.CS, target.and(0xfffc).or(level), code);
+    f.do(updateMode);
+    setRip(f, offset);
+  });
+
+  /** Leaves a far transfer that goes through a gate. */
+  const unlessGate = (f: CpuFunc, selector: I32, call: number, back: I64) => {
+    f.if(selector.has(0xfffc), () => {
+      const descriptor = f.i64(f.call64(loadDescriptor, selector, Vector.GP));
+      guard(f);
+      f.if(attributesOf(descriptor).has(Attribute.S).eqz(), () => {
+        f.do(gateTransfer, selector, descriptor, call, back);
+        f.return();
+      });
+    });
+  };
+
   define(farJump, (f) => {
     const selector = f.parameter32(0);
     const offset = f.parameter64(1);
@@ -85,6 +216,7 @@ export function defineTransfers(module: Module, target: Target): void {
       f.do(loadRealSegment, Seg.CS, selector);
       f.return();
     });
+    unlessGate(f, selector, 0, i64(0));
     enter(f, selector, codeSegment(f, selector), offset);
   });
 
@@ -92,6 +224,7 @@ export function defineTransfers(module: Module, target: Target): void {
     const selector = f.parameter32(0);
     const offset = f.parameter64(1);
     const bytes = f.parameter32(2);
+    f.if(isReal(f).eqz(), () => unlessGate(f, selector, 1, f.parameter64(3)));
     const mask = f.i64(stackMask(f));
     const base = f.i64(select(isLong(f), i64(0), f.s64(State.SEGMENTS + Seg.SS * Segment.BYTES + Segment.BASE)));
     const narrow = f.i64(select(isLong(f), i64(-1), i64(0xffff_ffff)));

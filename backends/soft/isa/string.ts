@@ -69,8 +69,10 @@ function repeated(e: Emitter, iteration: () => I32 | null, fast?: () => void): v
     return;
   }
   f.if(masked(e, Reg.CX).eqz(), () => e.endBlock());
-  if (fast) fast();
-  const left = f.i32(PIECE);
+  // A trap comes after every iteration.
+  const alone = f.i32(f.s32(State.RFLAGS).has(Flag.TF).or(f.s32(State.WATCH)));
+  if (fast) f.if(alone.eqz(), fast);
+  const left = f.i32(select(alone, i32(1), i32(PIECE)));
   f.loop((again) => {
     const goOn = iteration();
     const more = goOn ? f.i32(goOn) : null;
