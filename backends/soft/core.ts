@@ -17,7 +17,7 @@ import { defineWideArithmetic } from "./isa/wide.ts";
 import { defineFloatingPoint } from "./sse/define.ts";
 import { transcendentalImport } from "./x87/import.ts";
 import { DEFAULT_THRESHOLD, NEVER, RegionJit } from "./jit/compile.ts";
-import { Block, BlockTable, CpuArea, type Layout, Op, PageAttribute, Seg, Shared, State, Tlb } from "./layout.ts";
+import { Block, BlockTable, CpuArea, InstructionTlb, type Layout, Op, PageAttribute, Seg, Shared, State, Tlb } from "./layout.ts";
 import { setMemory64 } from "./wasm/memory.ts";
 import { Module } from "./wasm/module.ts";
 
@@ -323,6 +323,7 @@ export class Core implements HandlerSource {
       hostOf: (physical) => this.hostOf(physical),
       pageOf: (host) => this.pageOf(host),
       blockAt: (physical, mode) => this.blockAt(physical, mode),
+      fetched: (linear) => this.fetched(linear),
       dropAll: () => this.dropAll(),
     }, this.threshold === 1);
   }
@@ -332,7 +333,15 @@ export class Core implements HandlerSource {
     const { state } = this;
     const block = state.getUint32(State.HOT_BLOCK, true);
     const physical = Number(state.getBigUint64(State.FETCH_PHYSICAL, true));
-    this.jit?.hot(block, physical, state.getBigUint64(State.MODE_KEY, true));
+    this.jit?.hot(block, physical, state.getBigInt64(State.FETCH_LINEAR, true), state.getBigUint64(State.MODE_KEY, true));
+  }
+
+  /** Physical address of a linear address's page, where the instruction TLB knows it, or -1. */
+  private fetched(linear: bigint): number {
+    const index = Number((linear >> 12n) & BigInt(InstructionTlb.ENTRIES - 1));
+    const at = this.state.getUint32(State.INSTRUCTION_TLB, true) + index * InstructionTlb.ENTRY;
+    if (this.view.getBigInt64(at, true) !== (linear & ~4095n)) return -1;
+    return Number(this.view.getBigInt64(at + 8, true));
   }
 
   /** Address of the decoded block, or 0. */

@@ -98,6 +98,7 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
         f.if(heat.gtS(0), () => f.store32(block, heat.sub(1), Block.HEAT), () => {
           f.if(heat.eqz(), () => {
             f.set32(State.HOT_BLOCK, block.low());
+            f.set64(State.FETCH_LINEAR, linear);
             f.set64(State.FETCH_PHYSICAL, physical);
             leave(Leave.HOT);
           });

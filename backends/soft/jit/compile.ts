@@ -26,6 +26,9 @@ const PATIENCE = 2;
 /** Runs of a block before it is worth compiling. */
 export const DEFAULT_THRESHOLD = 2000;
 
+/** The physical address in a block's key. */
+const PHYSICAL = (1n << 52n) - 1n;
+
 /** A region's type: budget in instructions -> what is left of it. */
 export function regionSignature() {
   return signature([Type.i32], [Type.i32]);
@@ -44,6 +47,8 @@ export interface RegionHost {
   hostOf(physical: number): number;
   /** Address of the decoded block with this key, or 0. */
   blockAt(physical: number, key: bigint): number;
+  /** Physical address of the page of a linear address, where the instruction TLB knows it, or -1. */
+  fetched(linear: bigint): number;
   /** Page number, for {@link RegionJit.dropPage}. */
   pageOf(host: number): number;
   /** Forgets all blocks; calls {@link RegionJit.dropAll}. */
@@ -54,6 +59,9 @@ interface Hot {
   physical: number;
   /** Mode bits of the block's key. */
   mode: bigint;
+  /** Physical addresses of the pages before and after, or -1. */
+  before: number;
+  after: number;
 }
 
 /** Counts, for statistics. */
@@ -72,7 +80,7 @@ export class RegionJit {
   private next = 1;
   private readonly free: number[] = [];
   /** Regions by page, and by entry. */
-  private readonly pages = new Map<number, { number: number; key: bigint }[]>();
+  private readonly pages = new Map<number, bigint[]>();
   private readonly byKey = new Map<bigint, number>();
 
   /** @param eager compile what becomes hot at once: for tests */
@@ -83,11 +91,13 @@ export class RegionJit {
   }
 
   /** A block has been run often; its HEAT is 0. */
-  hot(block: number, physical: number, mode: bigint): void {
+  hot(block: number, physical: number, linear: bigint, mode: bigint): void {
     const known = this.byKey.get(BigInt(physical) | mode);
     this.host.view.setInt32(block + Block.HEAT, known === undefined ? NEVER : -known, true);
     if (known !== undefined) return;
-    this.queue.push({ physical, mode });
+    const before = this.host.fetched(linear - 4096n);
+    const after = this.host.fetched(linear + 4096n);
+    this.queue.push({ physical, mode, before, after });
     if (this.eager) this.compile(this.queue.splice(0));
   }
 
@@ -107,32 +117,47 @@ export class RegionJit {
     const { host, statistics } = this;
     const start = performance.now();
     const module = new Module();
-    const made: { number: number; page: number; physical: number; mode: bigint }[] = [];
-    for (const { physical, mode } of batch) {
-      if (this.byKey.has(BigInt(physical) | mode)) continue;
+    const made: { number: number; pages: number[]; physical: number; mode: bigint }[] = [];
+    for (const { physical, mode, before, after } of batch) {
+      if (this.byKey.has(BigInt(physical) | mode) || host.blockAt(physical, mode) === 0) continue;
       const first = physical - physical % 4096;
-      const base = host.hostOf(first);
-      if (base < 0 || host.blockAt(physical, mode) === 0) continue;
-      const code = host.bytes.subarray(base, base + 4096);
-      const region = findRegion(code, physical % 4096, mode, (offset) => host.blockAt(first + offset, mode) !== 0);
+      const places = [before, first, after].map((page) => (page < 0 ? -1 : host.hostOf(page)));
+      if (places[1] < 0) continue;
+      const origin = places[0] < 0 ? 0 : -4096;
+      const bytes = new Uint8Array((places[0] < 0 ? 0 : 4096) + 4096 + (places[2] < 0 ? 0 : 4096));
+      if (places[0] >= 0) bytes.set(host.bytes.subarray(places[0], places[0] + 4096));
+      bytes.set(host.bytes.subarray(places[1], places[1] + 4096), -origin);
+      if (places[2] >= 0) bytes.set(host.bytes.subarray(places[2], places[2] + 4096), 4096 - origin);
+      const pageAt = (offset: number) => (offset < 0 ? before : offset < 4096 ? first : after);
+      const region = findRegion({
+        bytes,
+        origin,
+        entry: physical % 4096,
+        key: mode,
+        known: (offset) => host.blockAt(pageAt(offset) + (offset & 4095), mode) !== 0,
+      });
       if (region === null) continue;
-      const { locals, code: body, hints } = generate(host.target, region);
+      const others = region.otherPages.map((distance) => ({ distance, physical: pageAt(distance * 4096) }));
+      const { locals, code, hints } = generate(host.target, region, others);
       const number = this.free.pop() ?? this.next++;
-      module.defineExport(`r${number}`, regionSignature(), locals, body, hints);
-      made.push({ number, page: host.pageOf(base), physical, mode });
+      module.defineExport(`r${number}`, regionSignature(), locals, code, hints);
+      const pages = [places[1], ...region.otherPages.map((distance) => places[distance + 1])].map(host.pageOf);
+      made.push({ number, pages, physical, mode });
       statistics.instructions += region.instructions;
-      statistics.bytes += body.length;
+      statistics.bytes += code.length;
     }
     if (made.length > 0) {
       const { exports } = host.instantiate(module);
       while (host.table.length <= REGION_TABLE + this.next) host.table.grow(1024);
-      for (const { number, page, physical, mode } of made) {
+      for (const { number, pages, physical, mode } of made) {
         host.table.set(REGION_TABLE + number, exports[`r${number}`] as never);
         const key = BigInt(physical) | mode;
         this.byKey.set(key, number);
-        const list = this.pages.get(page);
-        if (list) list.push({ number, key });
-        else this.pages.set(page, [{ number, key }]);
+        for (const page of pages) {
+          const list = this.pages.get(page);
+          if (list) list.push(key);
+          else this.pages.set(page, [key]);
+        }
         host.view.setInt32(host.blockAt(physical, mode) + Block.HEAT, -number, true);
       }
       statistics.regions += made.length;
@@ -146,21 +171,28 @@ export class RegionJit {
     const list = this.pages.get(page);
     if (!list) return;
     this.pages.delete(page);
-    for (const { number, key } of list) this.drop(number, key);
+    for (const key of list) this.drop(key);
   }
 
   /** Forgets all regions. */
   dropAll(): void {
-    for (const [key, number] of this.byKey) this.drop(number, key);
+    for (const key of [...this.byKey.keys()]) this.drop(key);
     this.pages.clear();
     this.queue = [];
     this.looks = 0;
   }
 
-  private drop(number: number, key: bigint): void {
+  private drop(key: bigint): void {
+    const { host } = this;
+    const number = this.byKey.get(key);
+    if (number === undefined) return;
     this.byKey.delete(key);
-    this.host.table.set(REGION_TABLE + number, null);
+    host.table.set(REGION_TABLE + number, null);
     this.free.push(number);
     this.statistics.regions--;
+    // The entry's block may be of another page, and stay.
+    const physical = Number(key & PHYSICAL);
+    const block = host.blockAt(physical, key & ~PHYSICAL);
+    if (block !== 0) host.view.setInt32(block + Block.HEAT, DEFAULT_THRESHOLD, true);
   }
 }

@@ -3,11 +3,11 @@
  * runs and are written back where it is left.
  */
 import type { Instruction, Operand } from "../decode.ts";
-import { type Bits, Emitter, raise } from "../emitter.ts";
+import { type Bits, Emitter, Fault, raise } from "../emitter.ts";
 import { bits, carry, condition, FlagKind, type LazyFlags } from "../flags.ts";
-import { Seg, Segment, State } from "../layout.ts";
+import { InstructionTlb, Seg, Segment, State } from "../layout.ts";
 import type { Label, Local } from "../wasm/function.ts";
-import type { Pointer } from "../wasm/memory.ts";
+import { type Pointer, pointerOf } from "../wasm/memory.ts";
 import { declare } from "../wasm/module.ts";
 import { type I32, i32, type I64, i64, Type, type V128 } from "../wasm/values.ts";
 import type { RegionFunc } from "./function.ts";
@@ -28,6 +28,13 @@ export interface FlagState {
   derived: number;
   /** The kind is in a local and is none of ADD SUB ADC SBB: CF is bit 0 of A. */
   simple: boolean;
+}
+
+/** A page with code of the region besides the entry's. */
+export interface OtherPage {
+  /** In pages. */
+  distance: number;
+  physical: number;
 }
 
 export class RegionEmitter extends Emitter {
@@ -101,9 +108,20 @@ export class RegionEmitter extends Emitter {
   // Entering and leaving.
 
   /** Loads what the region uses; emitted last, put first. */
-  emitPrologue(entryOffset: number, simpleFlags: boolean): void {
+  emitPrologue(entryOffset: number, simpleFlags: boolean, otherPages: readonly OtherPage[]): void {
     const { f } = this;
     f.set(this.page, f.s64(State.RIP).sub(entryOffset));
+    for (const { distance, physical } of otherPages) {
+      // Mapped as when the region was made, or not known just now: then the interpreter runs.
+      const linear = f.i64(this.page.add(distance * 4096));
+      const slot = pointerOf(linear.shrU(12 - 4).and((InstructionTlb.ENTRIES - 1) << 4));
+      const entry = f.pointer(slot.add(f.sPointer(State.INSTRUCTION_TLB)));
+      f.if(entry.i64(0).ne(linear).or(entry.i64(8).ne(physical)), () => {
+        f.markCold();
+        f.set32(State.FAULT, Fault.RETRY);
+        f.return(this.budget);
+      });
+    }
     f.set(this.tlbBase, f.sPointer(State.TLB));
     this.registers.forEach((local, n) => {
       if (this.registerUsed[n]) f.set(local, f.s64(State.GPR + n * 8));
@@ -150,8 +168,13 @@ export class RegionEmitter extends Emitter {
   }
 
   private leaveTo(rip: I64): void {
+    this.f.set(this.exitRip, rip);
+    this.leaveForExit();
+  }
+
+  /** Leaves the region for {@link exitRip}. */
+  leaveForExit(): void {
     const { f } = this;
-    f.set(this.exitRip, rip);
     this.storeKind();
     if (this.pending > 0) f.set(this.budget, this.budget.sub(this.pending));
     f.br(this.faultLabel);
@@ -359,8 +382,9 @@ export class RegionEmitter extends Emitter {
   nextRip(): I64 {
     return this.page.add(this.offset + this.instruction.length);
   }
+  /** The last a RET or an indirect jump does: {@link generate} goes on from {@link exitRip}. */
   jumpTo(rip: I64): void {
-    this.leaveTo(rip);
+    this.f.set(this.exitRip, rip);
   }
   branch(taken: I32 | null): void {
     this.taken = taken;

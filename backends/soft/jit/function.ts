@@ -42,7 +42,7 @@ export class RegionFunc extends CpuFunc {
   }
 
   /** An `if` of the guest's own: nothing is known of it. */
-  plainIf(condition: I32, then: () => void, otherwise: () => void): void {
+  plainIf(condition: I32, then: () => void, otherwise?: () => void): void {
     const outer = this.cold;
     super.if(condition, then, otherwise);
     this.cold = outer;

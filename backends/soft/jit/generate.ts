@@ -4,7 +4,7 @@ import { State } from "../layout.ts";
 import type { Label } from "../wasm/function.ts";
 import type { BranchHint } from "../wasm/module.ts";
 import type { ValueType } from "../wasm/values.ts";
-import { RegionEmitter } from "./emitter.ts";
+import { type OtherPage, RegionEmitter } from "./emitter.ts";
 import { markAsking, unseenFlags } from "./flag_use.ts";
 import { flowOf, type Node } from "./flow.ts";
 import { RegionFunc } from "./function.ts";
@@ -18,7 +18,7 @@ export interface GeneratedFunction {
 }
 
 /** Generates a region's function. */
-export function generate(target: Target, region: Region): GeneratedFunction {
+export function generate(target: Target, region: Region, otherPages: readonly OtherPage[]): GeneratedFunction {
   const f = new RegionFunc(target);
   const e = new RegionEmitter(f, region.usesVectors);
   const nodes = flowOf(region);
@@ -31,7 +31,7 @@ export function generate(target: Target, region: Region): GeneratedFunction {
   f.code.push(0x00);
   // What the region uses is known only now.
   const body = f.take();
-  e.emitPrologue(region.entry, nodes[0].asksFlags);
+  e.emitPrologue(region.entry, nodes[0].asksFlags, otherPages);
   f.append(body);
   return { locals: f.locals, code: f.finish(), hints: f.sortedHints() };
 }
@@ -83,8 +83,20 @@ class Generator {
     const unseen = unseenFlags(block.instructions);
     block.instructions.forEach((instruction, n) => e.emit(instruction, block.offsets[n], unseen[n]));
     switch (block.how) {
-      case "leave":
-        return;
+      case "indirect": {
+        const { state, pending } = e;
+        successors.forEach((to, n) => {
+          if (to === null) return;
+          f.plainIf(e.exitRip.sub(e.page).eq(block.successors[n]), () => {
+            e.state = state;
+            e.pending = pending;
+            this.edge(node, to, block.successors[n]);
+          });
+        });
+        e.state = state;
+        e.pending = pending;
+        return e.leaveForExit();
+      }
       case "stop":
         return e.leave(block.end);
       case "jump":
@@ -106,10 +118,12 @@ class Generator {
     if (to.order <= from.order) {
       // Round the loop, unless something waits or the budget is used up.
       e.charge();
-      f.if(f.s64(State.ATTENTION).ne(0).or(e.budget.leS(0)), () => {
-        f.markCold();
-        e.leave(offset);
-      });
+      for (const due of [f.s64(State.ATTENTION).ne(0), e.budget.leS(0)]) {
+        f.if(due, () => {
+          f.markCold();
+          e.leave(offset);
+        });
+      }
       e.meet(to.asksFlags);
       return f.br(this.loops.get(to)!);
     }

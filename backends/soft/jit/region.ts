@@ -1,4 +1,7 @@
-/** What a region consists of: basic blocks reachable from its entry by direct branches within one page, in 64-bit mode. */
+/**
+ * What a region consists of: basic blocks reachable from its entry by branches within its page and those beside it, in
+ * 64-bit mode.
+ */
 import { KEY_EM, KEY_OSFXSR, KEY_TS } from "../cpu/segments.ts";
 import { decode, type Instruction } from "../decode.ts";
 
@@ -6,14 +9,18 @@ import { decode, type Instruction } from "../decode.ts";
 const MAXIMUM_BLOCKS = 64;
 const MAXIMUM_INSTRUCTIONS = 600;
 
+/** Most places an indirect jump is expected to go to, and how far away. */
+const MAXIMUM_TARGETS = 24;
+const TARGET_DISTANCE = 1024;
+
 /** How a block ends. */
 export type BlockEnd =
   /** Its last instruction branches; {@link RegionBlock.successors}: taken, not taken. */
   | "branch"
   /** Its last instruction jumps, or what follows is the next block: one successor. */
   | "jump"
-  /** Its last instruction leaves the region by itself: RET, indirect jumps. */
-  | "leave"
+  /** RET and indirect jumps: to one of the successors, or out of the region. */
+  | "indirect"
   /** What follows is not the region's: it is left for there. */
   | "stop";
 
@@ -35,6 +42,21 @@ export interface Region {
   blocks: Map<number, RegionBlock>;
   instructions: number;
   usesVectors: boolean;
+  /** Distances in pages of the other pages with code of it: their mapping is looked at on entry. */
+  otherPages: number[];
+}
+
+/** The code around an entry. Offsets count from the start of the entry's page. */
+export interface RegionCode {
+  /** From {@link origin} on. */
+  bytes: Uint8Array;
+  /** The first page with known content: 0 or -4096. */
+  origin: number;
+  entry: number;
+  /** Mode bits of the block's key. */
+  key: bigint;
+  /** Whether the code at an offset has ever been run: what has not is not compiled. */
+  known(offset: number): boolean;
 }
 
 /** Whether regions may hold an instruction. */
@@ -48,48 +70,54 @@ function compilable(i: Instruction, key: bigint): boolean {
   return on === 1n && !off;
 }
 
-/**
- * Finds the region of an entry.
- * @param code the page's bytes
- * @param key the block key's mode bits
- * @param known whether the code at an offset has ever been run: what has not is not compiled
- * @returns null when nothing of it can be compiled
- */
-export function findRegion(
-  code: Uint8Array,
-  entry: number,
-  key: bigint,
-  known: (offset: number) => boolean,
-): Region | null {
+/** Finds the region of an entry; null when nothing of it can be compiled. */
+export function findRegion({ bytes, origin, entry, key, known }: RegionCode): Region | null {
+  const end = origin + bytes.length;
   const decoded = new Map<number, Instruction>();
   const leaders = new Set<number>([entry]);
   const work = [entry];
-  const seen = new Set<number>();
+  const returns: number[] = [];
+  const jumps = new Map<number, number[]>();
+  const pages = new Set<number>();
+  const lead = (offset: number) => {
+    if (offset < origin || offset >= end || leaders.has(offset)) return;
+    if (leaders.size >= MAXIMUM_BLOCKS || !known(offset)) return;
+    leaders.add(offset);
+    work.push(offset);
+  };
   while (work.length > 0) {
     let at = work.shift()!;
-    if (seen.has(at)) continue;
-    seen.add(at);
-    while (!decoded.has(at) && decoded.size < MAXIMUM_INSTRUCTIONS) {
-      const i = decode(code, at, Math.max(0, code.length - at), 64);
+    while (at < end && !decoded.has(at) && decoded.size < MAXIMUM_INSTRUCTIONS) {
+      const i = decode(bytes, at - origin, end - at, 64);
       if (typeof i === "number" || !compilable(i, key)) break;
-      decoded.set(at, i);
       const next = at + i.length;
+      // A page is watched for stores only while something of it has been decoded by the interpreter.
+      const boundary = next >> 12 !== at >> 12 && !known(next);
+      if (boundary && (next - 1) >> 12 !== at >> 12) break;
+      decoded.set(at, i);
+      pages.add(at >> 12).add((next - 1) >> 12);
       if (i.row.ends) {
         const relative = i.operands.find((o) => o.kind === "j");
         if (relative) {
-          const target = next + relative.low;
-          const targets = unconditional(i) ? [target] : [target, next];
-          for (const offset of targets) {
-            if (offset < 0 || offset >= code.length || leaders.has(offset)) continue;
-            if (leaders.size >= MAXIMUM_BLOCKS || !known(offset)) continue;
-            leaders.add(offset);
-            work.push(offset);
+          lead(next + relative.low);
+          // Where a call comes back to; that it does is only known when its RET is of the region as well.
+          if (i.row.name === "call") returns.push(next);
+          else if (!unconditional(i)) lead(next);
+        } else if (i.row.name === "jmp_indirect") {
+          const targets: number[] = [];
+          const last = Math.min(end, next + TARGET_DISTANCE);
+          for (let o = Math.max(origin, at - TARGET_DISTANCE); o < last && targets.length < MAXIMUM_TARGETS; o++) {
+            if (known(o)) targets.push(o);
           }
-        }
+          jumps.set(at, targets);
+          targets.forEach(lead);
+        } else if (i.row.name === "ret") returns.forEach(lead);
         break;
       }
+      if (boundary) break;
       at = next;
     }
+    if (work.length === 0 && [...decoded.values()].some((i) => i.row.name === "ret")) returns.forEach(lead);
   }
   const blocks = new Map<number, RegionBlock>();
   let usesVectors = false;
@@ -106,8 +134,11 @@ export function findRegion(
       at += i.length;
       if (i.row.ends) {
         const relative = i.operands.find((o) => o.kind === "j");
-        if (!relative) block.how = "leave";
-        else if (unconditional(i)) {
+        if (!relative) {
+          block.how = "indirect";
+          const last = block.offsets[block.offsets.length - 1];
+          block.successors = i.row.name === "ret" ? returns.filter((o) => leaders.has(o)) : jumps.get(last) ?? [];
+        } else if (unconditional(i)) {
           block.how = "jump";
           block.successors = [at + relative.low];
         } else {
@@ -127,7 +158,8 @@ export function findRegion(
     if (block.instructions.length > 0) blocks.set(start, block);
     else if (start === entry) return null;
   }
-  return { entry, blocks, instructions: count, usesVectors };
+  const otherPages = [...pages].filter((page) => page !== 0);
+  return { entry, blocks, instructions: count, usesVectors, otherPages };
 }
 
 function unconditional(i: Instruction): boolean {
