@@ -7,6 +7,8 @@ import { readTally, type Tally } from "../tally.ts";
 import { fileURLToPath } from "node:url";
 import { countInstructions, lab, type LabOptions } from "./lab.ts";
 import { compiled } from "./programs.ts";
+import { shimFolder } from "./windows/wine.ts";
+import type { Entry } from "../guests/initramfs.ts";
 import { writerInLab } from "../robustness/lab.ts";
 
 /** A suite of the lab. */
@@ -34,7 +36,7 @@ function boot(
   name: string,
   disk: () => Promise<string>,
   seconds: number,
-  options: LabOptions & { long?: boolean; args?: string; file?: boolean } = {},
+  options: LabOptions & { long?: boolean; args?: string; file?: boolean; whpx?: boolean } = {},
 ): Suite {
   return {
     name,
@@ -45,9 +47,13 @@ function boot(
         const image = `${folder}/disk.img`;
         await copyDisk(await disk(), image);
         {
-          await using machine = await lab({ ...options, disks: [image], echo: true });
+          const files = options.whpx ? [await whpxShim()] : [];
+          await using machine = await lab({ ...options, files, disks: [image], echo: true });
+          const backend = options.whpx ? "whpx" : "kvm";
           const run = (target: string) =>
-            `deno run -A tests/guests/boot.ts ${target} ${seconds} --backend kvm ${options.args ?? ""}`;
+            `${WHPX_SHIM} deno run -A tests/guests/boot.ts ${target} ${seconds} --backend ${backend} ${
+              options.args ?? ""
+            }`;
           // A file is what users have; a disk too big for L1's memory is given to hv as the block device it is there.
           const command = options.file
             ? `cp /dev/vda /tmp/disk.img && ${run("/tmp/disk.img")} && cp /tmp/disk.img /dev/vda && sync`
@@ -63,6 +69,12 @@ function boot(
     },
   };
 }
+
+/** The strict stand-in for Windows Hypervisor Platform, over the lab's KVM (tests/lab/windows). */
+async function whpxShim(): Promise<Entry> {
+  return { path: "lab/whpx_shim.so", data: await Deno.readFile(`${await shimFolder()}/whpx_shim.so`) };
+}
+const WHPX_SHIM = "HV_WHPX_SHIM=/lab/whpx_shim.so";
 
 const CONFORMANCE = "deno run -A tests/conformance/run.ts --backend=kvm";
 
@@ -85,6 +97,22 @@ export const suites: readonly Suite[] = [
     args: "--cpus 2 --memory 256M",
   }),
   boot("hv boots the Debian disk", debianDisk, 400, { long: true, memory: "2G", args: "--memory 512M" }),
+  {
+    name: "conformance, the WHPX backend over its shim and kvm-amd",
+    long: true,
+    run: async () => {
+      await using machine = await lab({ files: [await whpxShim()], echo: true });
+      const command = `${WHPX_SHIM} HV_CONFORMANCE_TIMEOUT=60 deno run -A tests/conformance/run.ts --backend=whpx`;
+      const { code, output } = await machine.run(command, 400);
+      return readTally(output, code);
+    },
+  },
+  boot("hv boots the demo disk, the WHPX backend over its shim and kvm-amd", demoDisk, 300, {
+    long: true,
+    whpx: true,
+    file: true,
+    args: "--memory 256M",
+  }),
   { name: "20 kills while the guest writes", long: true, run: () => writerInLab("kills", 900) },
   { name: "a host that runs out of space", long: true, run: () => writerInLab("full", 200) },
   {
