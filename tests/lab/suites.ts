@@ -51,9 +51,9 @@ function boot(
           await using machine = await lab({ ...options, files, disks: [image], echo: true });
           const backend = options.whpx ? "whpx" : "kvm";
           const run = (target: string) =>
-            `${WHPX_SHIM} deno run -A tests/guests/boot.ts ${target} ${seconds} --backend ${backend} ${
-              options.args ?? ""
-            }`;
+            `${
+              options.whpx ? WHPX_SHIM : ""
+            } deno run -A tests/guests/boot.ts ${target} ${seconds} --backend ${backend} ${options.args ?? ""}`;
           // A file is what users have; a disk too big for L1's memory is given to hv as the block device it is there.
           const command = options.file
             ? `cp /dev/vda /tmp/disk.img && ${run("/tmp/disk.img")} && cp /tmp/disk.img /dev/vda && sync`
