@@ -38,10 +38,11 @@ const STAGES: readonly Stage[] = [
   { name: "lint", args: ["lint", "--quiet"], limit: 60 },
   { name: "types", args: ["check", "--quiet", "."], limit: 180 },
   { name: "unit", args: [...TEST, "--parallel", "--ignore=.cache,dist,tests"], limit: 400 },
-  { name: "machines", args: [...TEST, "--ignore=tests/guests,tests/lab,tests/conformance", "tests"], limit: 900 },
+  { name: "machines", args: [...TEST, "--ignore=tests/guests,tests/lab,tests/conformance,tests/programs", "tests"], limit: 900 },
   { name: "conformance", args: ["run", "-A", "--quiet", "tests/conformance/run.ts"], limit: 300 },
   { name: "guests", args: [...TEST, "tests/guests/disks_test.ts"], limit: 400 },
   { name: "boots", args: [...TEST, "tests/guests/hv_test.ts"], limit: 600 },
+  { name: "programs", args: [...TEST, "tests/programs"], limit: 900 },
   { name: "lab", args: ["run", "-A", "--quiet", "tests/lab/main.ts"], limit: 600 },
   { name: "windows", args: ["run", "-A", "--quiet", "tests/lab/windows/main.ts"], limit: 400 },
 ];
