@@ -43,11 +43,14 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
       f.set32(State.BUDGET, budget);
       f.return(reason);
     };
+    const shadow = f.i32(0);
     f.loop((lookup: Label) => {
+      f.set(shadow, 0);
       f.if(budget.leS(0), () => leave(Leave.BUDGET));
       f.if(f.s64(State.ATTENTION).ne(0), () => {
         f.if(f.s32(State.ATTENTION), () => leave(Leave.ATTENTION));
-        // Nothing waits, so the shadow of STI or MOV SS hides nothing.
+        // The shadow of STI or MOV SS ends with the block that comes now, unless that is still to be decoded.
+        f.set(shadow, f.s32(State.SHADOW));
         f.set32(State.SHADOW, 0);
       });
       f.set(rip, f.s64(State.RIP));
@@ -76,6 +79,7 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
         f.if(slot.i64(0).ne(key), () => {
           f.set64(State.FETCH_LINEAR, linear);
           f.set64(State.FETCH_PHYSICAL, physical);
+          f.set32(State.SHADOW, shadow);
           leave(Leave.DECODE);
         });
       });
@@ -89,6 +93,7 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
         f.if(second.ne(block.i64(Block.SECOND_PAGE)), () => {
           f.set64(State.FETCH_LINEAR, linear);
           f.set64(State.FETCH_PHYSICAL, physical);
+          f.set32(State.SHADOW, shadow);
           leave(Leave.DECODE);
         });
       });
@@ -100,6 +105,7 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
             f.set32(State.HOT_BLOCK, block.low());
             f.set64(State.FETCH_LINEAR, linear);
             f.set64(State.FETCH_PHYSICAL, physical);
+            f.set32(State.SHADOW, shadow);
             leave(Leave.HOT);
           });
           f.if(interpret.i64u().or(f.s64(State.ATTENTION)).eqz(), () => {
