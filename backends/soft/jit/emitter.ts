@@ -20,6 +20,11 @@ const DERIVED = new Set(["add", "sub", "cmp", "neg", "xadd", "cmpxchg"]);
 /** Rows that look at the old flags only to make the new ones. */
 const KEEPS_OTHERS = new Set("rol ror rcl rcr bt bts btr btc bsf bsr inc dec clc stc cmc".split(" "));
 
+/** Rows whose low 32 bits follow from the operands' low 32 bits, flags aside. */
+const LOW = new Set("add sub and or xor not mov bswap rol ror shl shr imul".split(" "));
+/** Those of them that would only cut the result once more. */
+const UNCUT = new Set("add sub and or xor not".split(" "));
+
 /** What is known of the flags when code is generated. */
 export interface FlagState {
   /** {@link FlagKind}, or -1: it is in a local. */
@@ -65,6 +70,8 @@ export class RegionEmitter extends Emitter {
   readonly budget: Local<I32>;
   private readonly tlbBase: Local<Pointer>;
 
+  /** Registers are read as they are: only 32 bits of the result count. */
+  private low = false;
   private instruction!: Instruction;
   /** Of the instruction, from {@link page}. */
   private offset = 0;
@@ -102,6 +109,13 @@ export class RegionEmitter extends Emitter {
     this.operands = instruction.operands;
     this.taken = null;
     this.pending++;
+    const { name } = instruction.row;
+    const unseen = flagsUnseen || name === "mov" || name === "not" || name === "bswap" || name.startsWith("cmov");
+    this.low = unseen && this.bits === 32 && (LOW.has(name) || name.startsWith("cmov")) &&
+      instruction.operands.every((o) =>
+        o.bits === 32 || o.kind === "i" || name.startsWith("sh") || name.startsWith("ro")
+      );
+    if (this.low && UNCUT.has(name)) this.bits = 64;
     this.f.scoped(() => instruction.row.emit(this));
   }
 
@@ -292,6 +306,7 @@ export class RegionEmitter extends Emitter {
   }
   protected readRegister(index: number, bits: number): I64 {
     const { register, high } = this.operand(index);
+    if (this.low && bits === 32) return this.reg(register);
     return high ? this.reg(register - 4).shrU(8).sx(8) : this.reg(register).sx(bits);
   }
   protected readRegisterUnsigned(index: number, bits: number): I64 {
