@@ -131,7 +131,7 @@ export const windowsSuites: readonly WindowsSuite[] = [
       }),
   },
   {
-    name: "hv run on deno.exe: the demo disk on the software CPU, with a terminal",
+    name: "hv run on deno.exe: the demo disk on the software CPU, its file written and its disk clean",
     long: true,
     run: (wine) =>
       withDisk(async (path) => {
@@ -144,6 +144,34 @@ export const windowsSuites: readonly WindowsSuite[] = [
         assert.equal(code, 0);
         await terminal[Symbol.asyncDispose]();
         await proveWritten(path);
+        return one();
+      }),
+  },
+  {
+    name: "hv run on deno.exe in a console window: a pseudo-terminal, escape sequences, keys",
+    long: true,
+    run: (wine) =>
+      withDisk(async (path) => {
+        const { argv, env } = wine.command([
+          ...["run", "-A", "--quiet", HV, "run", windowsPath(path)],
+          ...["--backend", "soft", "--memory", "256M", "--ephemeral"],
+        ]);
+        // script(1) makes the pseudo-terminal; Wine's conhost makes a console of Windows of it, and paints it.
+        const quoted = argv.map((word) => `'${word}'`).join(" ");
+        await using terminal = new Terminal(["script", "-qec", quoted, "/dev/null"], {
+          env: { ...env, TERM: "xterm" },
+          onOutput: (text) => Deno.stderr.writeSync(encode(text)),
+        });
+        await terminal.expect(/login: /, 600);
+        await terminal.sendLine("root");
+        await terminal.expect(/:\/root# /, 120);
+        // The answer is not what was typed, and does not come without it.
+        await terminal.sendLine("echo $((6 * 7))-of-$(uname -s)");
+        await terminal.expect(/42-of-Linux/, 120);
+        await terminal.sendLine("poweroff");
+        const { code, output } = await terminal.end(300);
+        assert.equal(code, 0);
+        assert.match(output, /hv: the guest powered off/);
         return one();
       }),
   },
