@@ -79,7 +79,7 @@ function aptHasLists(): boolean {
   }
 }
 
-/** Runs apt-get and shows its own progress, at most one line every two seconds. */
+/** Runs apt-get and shows its own progress, at most one line every five seconds. */
 async function apt(args: readonly string[]): Promise<boolean> {
   const child = new Deno.Command("apt-get", {
     // APT::Status-Fd: machine-readable progress, lines of `kind:item:percent:words`.
@@ -94,7 +94,7 @@ async function apt(args: readonly string[]): Promise<boolean> {
   for await (const chunk of child.stdout.pipeThrough(new TextDecoderStream())) {
     log.push(chunk);
     const progress = [...chunk.matchAll(/^(?:dl|pm)status:[^:]*:([\d.]+):(.*)$/gm)].at(-1);
-    if (!progress || Date.now() - last < 2_000) continue;
+    if (!progress || Date.now() - last < 5_000) continue;
     last = Date.now();
     console.error(`  ${Number(progress[1]).toFixed(0).padStart(3)} % ${progress[2]}`);
   }
