@@ -286,16 +286,23 @@ export function defineTransfers(module: Module, target: Target): void {
       () => fail(Vector.GP, selector),
     );
     f.if(attributes.has(Attribute.P).eqz(), () => fail(Vector.NP, selector));
+    const mark = () => {
+      f.do(markAccessed, selector, descriptor);
+      guard(f);
+    };
+    f.if(level.eq(cpl), mark);
     f.if(level.ne(cpl), () => {
       const newStack = pop();
       const stackSelector = f.i32(pop().i32().and(0xffff));
       const to64 = f.s64(State.EFER).i32().has(EFER.LMA).and(attributes.has(Attribute.L));
       f.if(stackSelector.has(0xfffc).eqz(), () => {
         f.if(to64.eqz().or(level.eq(3)), () => fail(Vector.GP, i32(0)));
+        mark();
         setSegment(f, Seg.SS, stackSelector, i64(0), 0, 0x1_0000);
       }, () => {
         const stack = f.i64(f.call64(stackDescriptor, stackSelector, level, Vector.GP));
         guard(f);
+        mark();
         f.do(cacheSegment, Seg.SS, stackSelector, stack);
       });
       f.set(sp, newStack.add(drop.i64u()));
