@@ -49,9 +49,11 @@ export function cpuid(leaf: number, subleaf: number, context: CpuidContext, out:
     case 4:
       return;
     case 7:
+      // BHI_CTRL: there is no branch history to poison, so the kernel need not clear it at every system call.
+      if (subleaf === 2) return set(0, 0, 0, bits(4));
       if (subleaf !== 0) return;
       // FSGSBASE SMEP SMAP SHA; EDX: ARCH_CAPABILITIES, IBRS.
-      return set(0, bits(0, 7, 20, 29), 0, bits(26, 29));
+      return set(2, bits(0, 7, 20, 29), 0, bits(26, 29));
     case 0xb:
       if (subleaf === 0) return set(0, 1, 0x100, context.index);
       if (subleaf === 1) {
