@@ -364,6 +364,12 @@ export class Core implements HandlerSource {
     return -1;
   }
 
+  /** A copy of up to 15 bytes of RAM at a guest physical address, within its page. */
+  codeBytes(physical: number): Uint8Array {
+    const host = this.hostOf(physical);
+    return host < 0 ? new Uint8Array(0) : this.bytes.slice(host, host + Math.min(15, 4096 - (physical & 4095)));
+  }
+
   /** How many handlers there are, for statistics. */
   get handlers(): number {
     return this.nextHandler;

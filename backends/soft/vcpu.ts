@@ -14,7 +14,7 @@ import { Core, SINGLE } from "./core.ts";
 import { cpuid, type CpuidContext } from "./cpuid.ts";
 import { External, Leave } from "./cpu/external.ts";
 import { Source } from "./cpu/interrupts.ts";
-import { EFER } from "./cpu/mmu.ts";
+import { CR4, EFER } from "./cpu/mmu.ts";
 import { Flag, FlagKind } from "./flags.ts";
 import { type Layout, Reg, Seg, Segment, Shared, State } from "./layout.ts";
 import type { Mailbox } from "./mailbox.ts";
@@ -472,6 +472,7 @@ export class SoftVcpu implements Vcpu {
 
   private cpuid(): void {
     const { state, scratch } = this;
+    this.cpuidContext.osxsave = (state.getUint32(State.CR4, true) & CR4.OSXSAVE) !== 0;
     cpuid(
       state.getInt32(State.GPR + Reg.AX * 8, true),
       state.getInt32(State.GPR + Reg.CX * 8, true),
@@ -726,7 +727,16 @@ export class SoftVcpu implements Vcpu {
     registers.cr2 = hex(State.CR2);
     registers.cr3 = hex(State.CR3);
     registers.cr4 = hex(State.CR4);
-    return { reason: this.failureReason, registers, instruction: new Uint8Array(0) };
+    return { reason: this.failureReason, registers, instruction: this.instructionBytes() };
+  }
+
+  /** Up to 15 bytes at RIP, as far as they lie in RAM within a page. */
+  private instructionBytes(): Uint8Array {
+    const { state, core } = this;
+    const physical = core.exports.fetch_translate(BigInt.asIntN(64, this.linearRip()));
+    const faulted = state.getInt32(State.FAULT, true) !== 0;
+    state.setInt32(State.FAULT, 0, true);
+    return faulted ? new Uint8Array(0) : core.codeBytes(Number(physical));
   }
 
   close(): void {
