@@ -40,8 +40,9 @@ export function cpuid(leaf: number, subleaf: number, context: CpuidContext, out:
         // Family 6, model 9EH, stepping 13.
         0x000906ed,
         (context.index << 24) | (Math.max(1, context.cpus) << 16) | (8 << 8),
-        // SSE3 PCLMULQDQ SSSE3 CX16 SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline AES RDRAND hypervisor
-        bits(0, 1, 9, 13, 19, 20, 22, 23, 25, 30, 31) | (context.x2apic ? bits(21, 24) : 0),
+        // SSE3 PCLMULQDQ SSSE3 CX16 SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline AES XSAVE RDRAND hypervisor; OSXSAVE
+        bits(0, 1, 9, 13, 19, 20, 22, 23, 25, 26, 30, 31) | (context.osxsave ? bits(27) : 0) |
+          (context.x2apic ? bits(21, 24) : 0),
         // FPU VME- DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR- PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 HTT
         bits(0, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26) |
           (context.cpus > 1 ? bits(28) : 0),
@@ -60,6 +61,11 @@ export function cpuid(leaf: number, subleaf: number, context: CpuidContext, out:
         return set(Math.ceil(Math.log2(Math.max(1, context.cpus))), context.cpus, 0x201, context.index);
       }
       return set(0, 0, subleaf, context.index);
+    case 0xd:
+      // x87 and SSE in 576 bytes; XSAVEOPT XSAVEC XGETBV(1) (SDM vol. 1, 13.2).
+      if (subleaf === 0) return set(3, 576, 576, 0);
+      if (subleaf === 1) return set(7, 576, 0, 0);
+      return;
     case 0x15:
       // TSC = crystal * EBX / EAX.
       return set(1, TSC_FREQUENCY / 25_000_000, 25_000_000, 0);

@@ -47,7 +47,7 @@ const FLAT_DATA = 0xc093;
 
 /** What of CR4 may be set: what CPUID advertises. */
 export const CR4_ALLOWED = CR4.VME | CR4.PVI | CR4.TSD | CR4.DE | CR4.PSE | CR4.PAE | CR4.MCE | CR4.PGE | CR4.PCE |
-  CR4.OSFXSR | CR4.OSXMMEXCPT | CR4.FSGSBASE | CR4.SMEP | CR4.SMAP;
+  CR4.OSFXSR | CR4.OSXMMEXCPT | CR4.OSXSAVE | CR4.FSGSBASE | CR4.SMEP | CR4.SMAP;
 
 export function defineTransfers(module: Module, target: Target): void {
   const define = (name: typeof farJump, body: (f: CpuFunc) => void) => defineCpuFunction(module, target, name, body);
