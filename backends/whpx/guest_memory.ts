@@ -38,8 +38,19 @@ export class GuestMemory implements InstructionMemory {
     return this.view;
   }
 
-  /** One page's worth at most; see {@link InstructionMemory}. */
+  /** See {@link InstructionMemory}. */
   translate(low: number, high: number, size: number, write: boolean): number {
+    const inPage = 0x1000 - (low & 0xfff);
+    if (size > inPage) {
+      const first = this.translate(low, high, inPage, write);
+      if (first < 0) return first;
+      const next = (low + inPage) | 0;
+      const second = this.translate(next, next === 0 ? (high + 1) | 0 : high, size - inPage, write);
+      if (second < 0 || second === first + inPage) return second < 0 ? second : first;
+      // Two pages that do not follow each other cannot be one run of bytes.
+      this.device = true;
+      return -2;
+    }
     this.faultLow = low;
     this.faultHigh = high;
     this.faultWrite = write;

@@ -23,7 +23,6 @@ const NUMBERS: readonly (readonly [name: number, offset: number])[] = [
   [R.WHvX64RegisterDr3, X64.DR + 24],
   [R.WHvX64RegisterDr6, X64.DR + 32],
   [R.WHvX64RegisterDr7, X64.DR + 40],
-  [R.WHvX64RegisterTsc, X64.TSC],
   [R.WHvX64RegisterStar, X64.STAR],
   [R.WHvX64RegisterLstar, X64.LSTAR],
   [R.WHvX64RegisterCstar, X64.CSTAR],
@@ -72,6 +71,7 @@ export class StateMover {
   private readonly list: RegisterList;
   private readonly othersList: RegisterList;
   private readonly apicBase: RegisterList;
+  private readonly tsc: RegisterList;
   private readonly activity: RegisterList;
   private readonly xsave: XsaveArea;
   private readonly apic = new Uint8Array(APIC_BYTES);
@@ -100,6 +100,7 @@ export class StateMover {
     ]);
     this.othersList = new RegisterList(partition, index, this.others.map(([name]) => name));
     this.apicBase = new RegisterList(partition, index, [R.WHvX64RegisterApicBase]);
+    this.tsc = new RegisterList(partition, index, [R.WHvX64RegisterTsc]);
     this.activity = new RegisterList(partition, index, [R.WHvRegisterInternalActivityState]);
     this.xsave = new XsaveArea(partition, index);
     this.readApic();
@@ -133,6 +134,9 @@ export class StateMover {
     check(this.apicBase.get(), "reading the APIC's base");
     state.setBigUint64(X64.APIC_BASE, this.apicBase.view.getBigUint64(0, true), true);
 
+    check(this.tsc.get(), "reading the TSC");
+    state.setBigUint64(X64.TSC, this.tsc.view.getBigUint64(0, true), true);
+
     const interruptState = list.view.getUint8(list.at(R.WHvRegisterInterruptState));
     // WHPX does not tell STI's shadow from that of MOV SS.
     state.setUint8(X64.INTERRUPT_SHADOW, interruptState & 1 ? 2 : 0);
@@ -152,6 +156,8 @@ export class StateMover {
     bytes.set(this.apic.subarray(0, X64.LOCAL_APIC_BYTES), X64.LOCAL_APIC);
     check(this.activity.get(), "reading the run state");
     const activity = this.activity.view.getUint8(0);
+    // One that has not begun has the TSC of its partition, whatever that is when it does.
+    if (activity & 1) state.setBigUint64(X64.TSC, 0n, true);
     state.setUint32(X64.ACTIVITY, activity & 1 ? 2 : activity & 2 ? 1 : 0, true);
   }
 
@@ -188,6 +194,12 @@ export class StateMover {
     const shadow = state.getUint8(X64.INTERRUPT_SHADOW) !== 0 ? 1 : 0;
     list.view.setUint8(list.at(R.WHvRegisterInterruptState), shadow | (state.getUint8(X64.NMI_MASKED) & 1) << 1);
     this.setPending(state);
+    // Zero is a loader's word for power-on: the partition's vCPUs begin with one TSC, and keep it so.
+    const tsc = state.getBigUint64(X64.TSC, true);
+    if (tsc !== 0n) {
+      this.tsc.view.setBigUint64(0, tsc, true);
+      check(this.tsc.set(1), "setting the TSC");
+    }
     check(list.set(list.names.length), "setting registers");
 
     this.xsave.set(bytes.subarray(X64.XSAVE, X64.XSAVE + X64.XSAVE_BYTES));

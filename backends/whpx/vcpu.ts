@@ -95,7 +95,7 @@ export class WhpxVcpu implements Vcpu {
 
   private readonly partition: WhpxPartition;
   private readonly pointer: Deno.PointerValue;
-  private readonly run_: Platform["WHvRunVirtualProcessor"];
+  private readonly runProcessor: Platform["WHvRunVirtualProcessor"];
   private readonly context: Uint8Array<ArrayBuffer>;
   private readonly contextPointer: Deno.PointerValue;
   private readonly words: Int32Array;
@@ -116,9 +116,10 @@ export class WhpxVcpu implements Vcpu {
   private readonly code = new Uint8Array(MAX_INSTRUCTION + 1);
   /** Guest physical address of the fault. */
   private readonly fault = new Float64Array(1);
-  /** Bytes of an access that lie before the page the fault is in; what is before and behind it. */
+  /** Of an access across a page's end: bytes in the first page, else 0. Where the piece in progress begins. */
   private split = 0;
   private pieceOffset = 0;
+  private pieceReason: ExitReason = Exit.MMIO_READ;
 
   // Few registers at a time: what ends an instruction.
   private readonly rip: RegisterList;
@@ -151,7 +152,7 @@ export class WhpxVcpu implements Vcpu {
     this.partition = partition;
     this.index = index;
     this.pointer = partition.pointer;
-    this.run_ = platform().WHvRunVirtualProcessor;
+    this.runProcessor = platform().WHvRunVirtualProcessor;
     check(platform().WHvCreateVirtualProcessor(partition.pointer, index, 0), `making vCPU ${index}`);
     this.context = alignedBytes(CONTEXT.sizeof);
     this.contextPointer = Deno.UnsafePointer.of(this.context);
@@ -205,6 +206,8 @@ export class WhpxVcpu implements Vcpu {
     this.controller = controller;
     this.powerOn = new ArrayBuffer(X64_STATE_BYTES);
     this.mover.get(this.powerOn);
+    // INIT leaves the TSC alone (SDM vol. 3, table 9-1); zero says so.
+    new DataView(this.powerOn).setBigUint64(X64.TSC, 0n, true);
     this.loadReadiness(this.powerOn);
   }
 
@@ -216,7 +219,9 @@ export class WhpxVcpu implements Vcpu {
     this.settle();
     this.mover.get(state);
     if (this.partition.controllers.localApic) return;
-    new DataView(state).setUint32(X64.ACTIVITY, this.waitsForStartup ? 2 : this.halted ? 1 : 0, true);
+    const view = new DataView(state);
+    view.setUint32(X64.ACTIVITY, this.waitsForStartup ? 2 : this.halted ? 1 : 0, true);
+    if (this.waitsForStartup) view.setBigUint64(X64.TSC, 0n, true);
   }
 
   setState(state: ArrayBuffer): void {
@@ -272,7 +277,7 @@ export class WhpxVcpu implements Vcpu {
   /** One WHvRunVirtualProcessor: an exit reason, or {@link AGAIN}. */
   private enter(): number {
     const { words } = this;
-    const result = this.run_(this.pointer, this.index, this.contextPointer, CONTEXT.sizeof);
+    const result = this.runProcessor(this.pointer, this.index, this.contextPointer, CONTEXT.sizeof);
     if (result < 0) return this.fail(`the platform could not run the guest: ${resultName(result)}`);
     switch (words[0]) {
       case Reason.X64IoPortAccess:
@@ -697,8 +702,6 @@ export class WhpxVcpu implements Vcpu {
     this.pieceOffset = split;
     return this.leaveForMemory(reason, 0, instruction.size - split, split);
   }
-
-  private pieceReason: ExitReason = Exit.MMIO_READ;
 
   /** The first piece was a device's: what is left lies in the next page. */
   private afterPiece(): number {
