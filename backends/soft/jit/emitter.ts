@@ -3,9 +3,20 @@
  * runs and are written back where it is left.
  */
 import type { Instruction, Operand } from "../decode.ts";
-import { type Bits, Emitter, Fault, raise } from "../emitter.ts";
+import {
+  type Bits,
+  Emitter,
+  Fault,
+  load128Slow,
+  loadForWriteSlow,
+  loadSlow,
+  raise,
+  store128Slow,
+  storeSlow,
+  Vector,
+} from "../emitter.ts";
 import { bits, carry, condition, FlagKind, type LazyFlags } from "../flags.ts";
-import { InstructionTlb, Seg, Segment, State } from "../layout.ts";
+import { InstructionTlb, Reg, Seg, Segment, State, Tlb } from "../layout.ts";
 import type { Label, Local } from "../wasm/function.ts";
 import { type Pointer, pointerOf } from "../wasm/memory.ts";
 import { declare } from "../wasm/module.ts";
@@ -42,6 +53,19 @@ export interface OtherPage {
   physical: number;
 }
 
+/** The page that accesses through one register touched last: a loop mostly stays in it. */
+interface LastPage {
+  tag: Local<I64>;
+  addend: Local<Pointer>;
+}
+
+/** The register an instruction's accesses follow: {@link RegionEmitter.prepare}; -1 for none. */
+export function followed(i: Instruction): number {
+  if (i.operands.some((o) => o.kind === "m")) return i.base < 16 ? i.base : i.index < 16 ? i.index : -1;
+  return STACK.has(i.row.name) ? Reg.SP : -1;
+}
+const STACK = new Set("push pop call ret ret_drop call_indirect".split(" "));
+
 export class RegionEmitter extends Emitter {
   readonly f: RegionFunc;
   protected faultLabel: Label = { depth: 0 };
@@ -70,6 +94,10 @@ export class RegionEmitter extends Emitter {
   readonly budget: Local<I32>;
   private readonly tlbBase: Local<Pointer>;
 
+  /** Whether the code is of a loop. */
+  inLoop = false;
+  private readonly lastRead: (LastPage | undefined)[] = [];
+  private readonly lastWritten: (LastPage | undefined)[] = [];
   /** Registers are read as they are: only 32 bits of the result count. */
   private low = false;
   private instruction!: Instruction;
@@ -89,6 +117,14 @@ export class RegionEmitter extends Emitter {
     this.flagR = f.i64();
     this.registers = Array.from({ length: 16 }, () => f.i64());
     this.vectors = withVectors ? Array.from({ length: 16 }, () => f.v128()) : [];
+  }
+
+  /** Loops access memory through this register. */
+  prepare(register: number): void {
+    if (this.lastRead[register]) return;
+    const { f } = this;
+    this.lastRead[register] = { tag: f.i64(), addend: f.pointer() };
+    this.lastWritten[register] = { tag: f.i64(), addend: f.pointer() };
   }
 
   /** Where the region is left: RIP in {@link exitRip}, flags in their locals. */
@@ -147,6 +183,7 @@ export class RegionEmitter extends Emitter {
     f.set(this.flagA, f.s64(State.FLAG_A));
     f.set(this.flagB, f.s64(State.FLAG_B));
     f.set(this.flagR, f.s64(State.FLAG_RESULT));
+    for (const last of [...this.lastRead, ...this.lastWritten]) if (last) f.set(last.tag, i64(-1));
     if (simpleFlags) this.simplifyDynamic();
   }
 
@@ -370,6 +407,121 @@ export class RegionEmitter extends Emitter {
   }
   auxiliary(): I32 {
     return i32(this.instruction.segment < 0 ? Seg.DS : this.instruction.segment);
+  }
+
+  // Memory: in loops the page of the last access comes before the TLB.
+
+  private lastPage(table: readonly (LastPage | undefined)[]): LastPage | null {
+    if (!this.inLoop) return null;
+    const register = followed(this.instruction);
+    return register < 0 ? null : table[register] ?? null;
+  }
+
+  /** Runs `access` with the address in the memory, or `slow`. */
+  private through(
+    last: LastPage,
+    side: number,
+    address: Local<I64>,
+    bytes: number,
+    access: (place: Pointer) => void,
+    slow: () => void,
+  ): void {
+    const { f } = this;
+    const page = f.i64((bytes === 1 ? address : address.add(bytes - 1)).and(-4096));
+    f.block((done) => {
+      f.if(page.ne(last.tag), () => {
+        f.markCold();
+        const entry = f.pointer(this.tlbSlot(address));
+        f.if(entry.i64(side).ne(page), () => {
+          f.markCold();
+          slow();
+          f.br(done);
+        });
+        f.set(last.tag, page);
+        f.set(last.addend, entry.pointer(side + Tlb.ADDEND));
+      });
+      access(pointerOf(address).add(last.addend));
+    });
+  }
+
+  private loadThrough(last: LastPage, address: Local<I64>, bits: number, unsigned: boolean): Local<I64> {
+    const { f } = this;
+    const value = f.i64();
+    this.through(
+      last,
+      Tlb.TAG,
+      address,
+      bits >> 3,
+      (place) => f.set(value, unsigned ? place.unsigned(bits) : place.signed(bits)),
+      () => {
+        const raw = f.call64(loadSlow, address, bits >> 3);
+        f.set(value, unsigned ? raw : raw.sx(bits));
+        this.faultIf(f.s32(State.FAULT));
+      },
+    );
+    return value;
+  }
+  override load(address: Local<I64>, bits: number): Local<I64> {
+    const last = this.lastPage(this.lastRead);
+    return last ? this.loadThrough(last, address, bits, false) : super.load(address, bits);
+  }
+  override loadUnsigned(address: Local<I64>, bits: number): Local<I64> {
+    const last = this.lastPage(this.lastRead);
+    return last ? this.loadThrough(last, address, bits, true) : super.loadUnsigned(address, bits);
+  }
+  override store(address: Local<I64>, bits: number, value: I64): void {
+    const last = this.lastPage(this.lastWritten);
+    if (!last) return super.store(address, bits, value);
+    const { f } = this;
+    const stored = f.i64(value);
+    this.through(last, Tlb.WRITE, address, bits >> 3, (place) => f.storeBits(bits, place, stored), () => {
+      f.do(storeSlow, address, bits >> 3, stored);
+      this.faultIf(f.s32(State.FAULT));
+    });
+  }
+  override modifyMemory(address: Local<I64>, bits: number, change: (old: Local<I64>) => I64, locked: boolean): void {
+    const last = locked ? null : this.lastPage(this.lastWritten);
+    if (!last) return super.modifyMemory(address, bits, change, locked);
+    const { f } = this;
+    const old = f.i64();
+    const place = f.pointer();
+    this.through(last, Tlb.WRITE, address, bits >> 3, (at) => {
+      f.set(place, at);
+      f.set(old, place.signed(bits));
+    }, () => {
+      f.set(place, place.sub(place));
+      f.set(old, f.call64(loadForWriteSlow, address, bits >> 3).sx(bits));
+      this.faultIf(f.s32(State.FAULT));
+    });
+    const value = f.i64(change(old));
+    f.if(place.eqz(), () => {
+      f.markCold();
+      f.do(storeSlow, address, bits >> 3, value);
+      this.faultIf(f.s32(State.FAULT));
+    }, () => f.storeBits(bits, place, value));
+  }
+  override load128(address: Local<I64>, aligned: boolean): Local<V128> {
+    const last = this.lastPage(this.lastRead);
+    if (!last) return super.load128(address, aligned);
+    const { f } = this;
+    if (aligned) this.raiseIf(address.i32().has(15), Vector.GP, 0);
+    const value = f.v128();
+    this.through(last, Tlb.TAG, address, 16, (place) => f.set(value, place.v128()), () => {
+      f.set(value, f.callPointer(load128Slow, address).v128());
+      this.faultIf(f.s32(State.FAULT));
+    });
+    return value;
+  }
+  override store128(address: Local<I64>, aligned: boolean, value: V128): void {
+    const last = this.lastPage(this.lastWritten);
+    if (!last) return super.store128(address, aligned, value);
+    const { f } = this;
+    if (aligned) this.raiseIf(address.i32().has(15), Vector.GP, 0);
+    const stored = f.v128(value);
+    this.through(last, Tlb.WRITE, address, 16, (place) => f.storeV128(place, stored), () => {
+      f.do(store128Slow, address, stored);
+      this.faultIf(f.s32(State.FAULT));
+    });
   }
 
   // Exceptions. Nothing the guest sees has changed: the region is left before this instruction.

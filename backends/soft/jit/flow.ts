@@ -16,6 +16,8 @@ export interface Node {
   meetings: Node[];
   isMeeting: boolean;
   isLoop: boolean;
+  /** It is run again by a loop of the region. */
+  inLoop: boolean;
   /** Successors; null: the edge leaves the region. */
   successors: (Node | null)[];
   /** Flags are asked for before all are set: on some path from here. */
@@ -38,6 +40,7 @@ export function flowOf(region: Region): Node[] {
       meetings: [],
       isMeeting: false,
       isLoop: false,
+      inLoop: false,
       successors: [],
       asksFlags: false,
     };
@@ -91,6 +94,7 @@ export function flowOf(region: Region): Node[] {
       // An edge into the middle of a loop from outside of it leaves the region.
       if (!dominates(to, node)) return null;
       to.isLoop = true;
+      for (const inner of order.slice(to.order, node.order + 1)) inner.inLoop ||= dominates(to, inner);
       return to;
     });
   }

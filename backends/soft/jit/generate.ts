@@ -4,7 +4,7 @@ import { State } from "../layout.ts";
 import type { Label } from "../wasm/function.ts";
 import type { BranchHint } from "../wasm/module.ts";
 import type { ValueType } from "../wasm/values.ts";
-import { type OtherPage, RegionEmitter } from "./emitter.ts";
+import { followed, type OtherPage, RegionEmitter } from "./emitter.ts";
 import { markAsking, unseenFlags } from "./flag_use.ts";
 import { flowOf, type Node } from "./flow.ts";
 import { RegionFunc } from "./function.ts";
@@ -23,6 +23,10 @@ export function generate(target: Target, region: Region, otherPages: readonly Ot
   const e = new RegionEmitter(f, region.usesVectors);
   const nodes = flowOf(region);
   markAsking(nodes);
+  for (const node of nodes) {
+    if (!node.inLoop) continue;
+    for (const register of node.block.instructions.map(followed)) if (register >= 0) e.prepare(register);
+  }
   f.block((exit) => {
     e.setExit(exit);
     new Generator(f, e).tree(nodes[0]);
@@ -81,6 +85,7 @@ class Generator {
     const { f, e } = this;
     const { block, successors } = node;
     const unseen = unseenFlags(block.instructions);
+    e.inLoop = node.inLoop;
     block.instructions.forEach((instruction, n) => e.emit(instruction, block.offsets[n], unseen[n]));
     switch (block.how) {
       case "indirect": {
