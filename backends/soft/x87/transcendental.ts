@@ -98,6 +98,14 @@ function scale(n: Number80): number {
   return e - BIAS - 63 + bitLength(n.significand) - 1;
 }
 
+/** Below this power of two an operand's second order is beyond all digits that could matter. */
+const TINY = -140;
+
+/** A number is its significand * 2^-places. */
+function places(n: Number80): number {
+  return BIAS + 63 - (exponent(n) || 1);
+}
+
 /** |n| in fixed point with `digits` binary places; bits below are lost. */
 function fixed(n: Number80, digits: number): bigint {
   return shift(n.significand, (exponent(n) || 1) - BIAS - 63 + digits);
@@ -225,6 +233,8 @@ function exp2Minus1(x: Number80, rounding: number): TranscendentalResult {
       ? { significand: INTEGER_BIT, signExponent: 0x8000 | (BIAS - 1), flags: 0 }
       : { significand: INTEGER_BIT, signExponent: BIAS, flags: 0 };
   }
+  // Of a tiny operand only the first term counts, and ln 2 is not needed to thousands of digits.
+  if (scale(x) < TINY) return round(sign, x.significand * ln2(DIGITS), places(x) + DIGITS, rounding);
   const digits = DIGITS - scale(x);
   const d = BigInt(digits);
   let y = (fixed(x, digits) * ln2(digits)) >> d;
@@ -291,6 +301,10 @@ function yLog2Plus1(x: Number80, y: Number80, rounding: number): TranscendentalR
   if (isInfinite(y)) return infinity(negative(x) !== negative(y));
   if (isZero(y)) return zero(negative(x) !== negative(y));
   if (scale(x) >= 0 && negative(x)) return invalid();
+  if (scale(x) < TINY) {
+    const logarithm = (x.significand << BigInt(2 * DIGITS)) / ln2(DIGITS);
+    return timesY(y, negative(x) ? -logarithm : logarithm, places(x) + DIGITS, rounding);
+  }
   const digits = DIGITS + Math.max(0, -scale(x));
   const one = 1n << BigInt(digits);
   const t = negative(x) ? -fixed(x, digits) : fixed(x, digits);
@@ -324,6 +338,11 @@ function arctangent(x: Number80, y: Number80, rounding: number): TranscendentalR
     // The smaller operand only decides the direction of rounding; one digit far below stands for it.
     const whole = swap ? pi(digits) >> 1n : pi(digits);
     return round(sign, whole + (swap && negative(x) ? 1n : 0n), digits, rounding);
+  }
+  if (difference < TINY && !swap && !negative(x)) {
+    // arctan z is a little less than z.
+    const quotient = (normalized(small) << BigInt(DIGITS)) / normalized(large) - 1n;
+    return round(sign, quotient, DIGITS - difference, rounding);
   }
   // Digits so that the ratio, however small, has enough of them.
   const d = digits - difference;
@@ -367,6 +386,12 @@ function trigonometric(number: number, x: Number80, rounding: number): Transcend
     return number === Transcendental.FCOS ? { significand: INTEGER_BIT, signExponent: BIAS, flags: 0 } : zero(sign);
   }
   if (scale(x) >= 63) return { ...x, flags: C2 };
+  if (scale(x) < TINY) {
+    // sin x is a little less than x, tan x a little more, cos x a little less than 1.
+    if (number === Transcendental.FCOS) return round(false, (1n << BigInt(DIGITS)) - 1n, DIGITS, rounding);
+    const beyond = number === Transcendental.FPTAN ? 1n : -1n;
+    return round(sign, (x.significand << BigInt(DIGITS)) + beyond, places(x) + DIGITS, rounding);
+  }
   const digits = DIGITS + Math.max(0, -scale(x));
   const quarter = pi(digits + 64) >> 1n;
   const angle = fixed(x, digits + 64);
