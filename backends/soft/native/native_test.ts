@@ -39,9 +39,6 @@ const hostLacks = (row: Row) => needed.some(([names, feature]) => names.test(row
 const keyOf = (row: Row) =>
   [row.name, row.map, row.opcode.toString(16), row.prefix, row.extension, row.mod, row.rm].join("/");
 const seedOf = (key: string) => [...key].reduce((sum, c) => Math.imul(sum ^ c.charCodeAt(0), 0x01000193) >>> 0, 7);
-/** Their functions take milliseconds in BigInt. */
-const isSlow = (row: Row) => /^(f2xm1|fyl2xp?1?|fpatan|fptan|fsin|fcos|fsincos)$/.test(row.name);
-
 Deno.test({
   name: "the instruction table computes what the host's CPU computes",
   ignore: needs(
@@ -65,7 +62,7 @@ Deno.test({
     try {
       for (const row of chosen) {
         const key = keyOf(row);
-        const count = only ? 1 : isSlow(row) ? Math.min(50, each) : each;
+        const count = only ? 1 : each;
         const seed = only ? Number(only[1]) : seedOf(key) + Number(environment("SEED") ?? 0);
         cases += count;
         for (const found of await differential.run(row, seed, count)) {
