@@ -21,8 +21,8 @@ export const REGION_TABLE = 16384;
 const MAXIMUM_REGIONS = 8192;
 /** Regions a module. */
 const BATCH = 16;
-/** Looks ({@link RegionJit.poll}) after which fewer are compiled as well. */
-const PATIENCE = 2;
+/** Milliseconds after which fewer are compiled as well. */
+const PATIENCE = 5;
 /** Runs of a block before it is worth compiling. */
 export const DEFAULT_THRESHOLD = 2000;
 
@@ -68,15 +68,23 @@ interface Hot {
 export interface JitStatistics {
   regions: number;
   compiled: number;
+  modules: number;
   instructions: number;
   milliseconds: number;
   bytes: number;
 }
 
 export class RegionJit {
-  readonly statistics: JitStatistics = { regions: 0, compiled: 0, instructions: 0, milliseconds: 0, bytes: 0 };
+  readonly statistics: JitStatistics = {
+    regions: 0,
+    compiled: 0,
+    modules: 0,
+    instructions: 0,
+    milliseconds: 0,
+    bytes: 0,
+  };
   private queue: Hot[] = [];
-  private looks = 0;
+  private waitingSince = 0;
   private next = 1;
   private readonly free: number[] = [];
   /** Regions by page, and by entry. */
@@ -97,6 +105,7 @@ export class RegionJit {
     if (known !== undefined) return;
     const before = this.host.fetched(linear - 4096n);
     const after = this.host.fetched(linear + 4096n);
+    if (this.queue.length === 0) this.waitingSince = performance.now();
     this.queue.push({ physical, mode, before, after });
     if (this.eager) this.compile(this.queue.splice(0));
   }
@@ -104,13 +113,12 @@ export class RegionJit {
   /** To be called between runs: compiles when enough is waiting, or something has waited long enough. */
   poll(): void {
     if (this.queue.length === 0) return;
-    if (this.queue.length < BATCH && this.looks++ < PATIENCE) return;
-    this.looks = 0;
+    if (this.queue.length < BATCH && performance.now() - this.waitingSince < PATIENCE) return;
     if (this.statistics.regions + this.queue.length > MAXIMUM_REGIONS) {
       this.host.dropAll();
       return;
     }
-    this.compile(this.queue.splice(0, BATCH));
+    this.compile(this.queue.splice(0));
   }
 
   private compile(batch: Hot[]): void {
@@ -163,6 +171,7 @@ export class RegionJit {
       statistics.regions += made.length;
       statistics.compiled += made.length;
     }
+    statistics.modules++;
     statistics.milliseconds += performance.now() - start;
   }
 
@@ -179,7 +188,6 @@ export class RegionJit {
     for (const key of [...this.byKey.keys()]) this.drop(key);
     this.pages.clear();
     this.queue = [];
-    this.looks = 0;
   }
 
   private drop(key: bigint): void {
