@@ -111,7 +111,9 @@ export const suites: readonly Suite[] = [
     long: true,
     whpx: true,
     file: true,
-    args: "--memory 256M",
+    // Linux gives the 8254 0.2 s for its first five interrupts: in the lab on a busy machine that is too little for a
+    // timer of ours, which is a Worker beside the vCPU on one emulated processor.
+    args: "--memory 256M --append no_timer_check",
   }),
   { name: "20 kills while the guest writes", long: true, run: () => writerInLab("kills", 900) },
   { name: "a host that runs out of space", long: true, run: () => writerInLab("full", 200) },
