@@ -15,7 +15,7 @@ import { contenders, runInLab } from "./contenders.ts";
 import { childrenCpuSeconds } from "./usage.ts";
 
 /** Longest wait for the login prompt. */
-const SECONDS = 120;
+const SECONDS = 300;
 const TRACEFS = "/sys/kernel/tracing";
 const EXITS = "/sys/kernel/debug/kvm/exits";
 /** What is counted for each event, and how many lines of it are shown. */

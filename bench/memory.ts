@@ -11,7 +11,7 @@ import { Terminal } from "../tests/guests/terminal.ts";
 import { contenders, MEMORY, runInLab } from "./contenders.ts";
 
 /** Longest wait for the login prompt. */
-const SECONDS = 120;
+const SECONDS = 300;
 
 /** In KiB. */
 interface Resident {
