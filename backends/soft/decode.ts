@@ -150,7 +150,8 @@ function decodeOne(d: Decoder, mode: 16 | 32 | 64): Instruction {
   // 90 is NOP (and PAUSE) unless REX.B makes it an exchange with R8.
   if (map === 0 && byte === 0x90 && rex & 1) candidates = candidates.filter((row) => row.plus);
   if (candidates.length === 0) throw UNDEFINED;
-  const needsModrm = candidates.some((row) => row.modrm);
+  let needsModrm = false;
+  for (let i = 0; i < candidates.length; i++) if (candidates[i].modrm) needsModrm = true;
   const modrmAt = d.at;
   const modrm = needsModrm ? d.byte() : 0;
   const mod = modrm >> 6;
@@ -207,9 +208,6 @@ function decodeOne(d: Decoder, mode: 16 | 32 | 64): Instruction {
   if (locked) {
     const first = instruction.operands[0];
     if (!row.lock || first === undefined || first.kind !== "m") throw UNDEFINED;
-  }
-  if (row.operands.includes("AH")) {
-    instruction.operands[row.operands.indexOf("AH")].high = true;
   }
   instruction.length = d.at;
   return instruction;
@@ -337,6 +335,7 @@ function decodeOperand(
   if (code === "AH") {
     operand.register = 4;
     operand.bits = 8;
+    operand.high = true;
     return;
   }
   if (code === "1") {

@@ -1,7 +1,7 @@
 /** Instructions to blocks of micro-ops. */
 import { KEY_EM, KEY_OSFXSR, KEY_TS } from "../cpu/segments.ts";
 import { decode, DecodeFailure, type Instruction } from "../decode.ts";
-import { Vector } from "../emitter.ts";
+import { type OperandKind, Vector } from "../emitter.ts";
 import { Op, Reg, Seg } from "../layout.ts";
 import { type HandlerEmitter, handlerKey, registerFieldsOf } from "./handler.ts";
 
@@ -13,6 +13,10 @@ export interface HandlerSource {
 
 /** Most instructions in a block. */
 const MAXIMUM = 64;
+
+/** Small numbers for widths and operand kinds, below 8. */
+const WIDTHS: Record<number, number> = { 8: 0, 16: 1, 32: 2, 64: 3, 128: 4, 80: 5, 48: 6 };
+const KINDS: Record<OperandKind, number> = { r: 0, m: 1, i: 2, x: 3, q: 4, j: 5 };
 
 /** What {@link BlockAssembler.assemble} made. */
 export interface AssembledBlock {
@@ -31,6 +35,8 @@ export class BlockAssembler {
   readonly decoded: Instruction[] = [];
 
   private key = 0n;
+  /** Handlers by row and shape. */
+  private readonly byShape: Map<number, number>[] = [];
 
   constructor(private readonly view: DataView, private readonly handlers: HandlerSource) {}
 
@@ -132,10 +138,7 @@ export class BlockAssembler {
         viaEa = true;
       }
     }
-    const handler = this.handlers.handler(handlerKey(i), (e) => {
-      e.shape(i);
-      i.row.emit(e);
-    });
+    const handler = this.handlerOf(i);
     const place = at + ops * Op.BYTES;
     this.writeOp(place, handler, offset, i.length);
     view.setUint8(place + Op.AUX, i.segment < 0 ? Seg.DS : i.segment);
@@ -159,14 +162,34 @@ export class BlockAssembler {
           } else view.setInt32(place + Op.DISPLACEMENT, operand.low, true);
           break;
         case "j": {
-          const target = BigInt(operand.low) + BigInt(offset + i.length);
-          view.setBigInt64(place + Op.IMMEDIATE, target, true);
+          const target = operand.low + offset + i.length;
+          view.setInt32(place + Op.IMMEDIATE, target | 0, true);
+          view.setInt32(place + Op.IMMEDIATE + 4, Math.floor(target / 2 ** 32), true);
           view.setInt32(place + Op.DISPLACEMENT, offset + i.length, true);
           break;
         }
       }
     });
     return ops + 1;
+  }
+
+  /** The handler's number, found by the shape as one number before its key is spelt out. */
+  private handlerOf(i: Instruction): number {
+    let shape = (WIDTHS[i.bits] * 4 + WIDTHS[i.mode]) * 4 + WIDTHS[i.addressBits];
+    shape = (shape * 3 + (i.repeat === 0 ? 0 : i.repeat - 0xf1)) * 2 + (i.locked ? 1 : 0);
+    for (const { kind, bits } of i.operands) shape = shape * 64 + KINDS[kind] * 8 + WIDTHS[bits];
+    const { number } = i.row;
+    let known = this.byShape[number];
+    if (known === undefined) this.byShape[number] = known = new Map();
+    let handler = known.get(shape);
+    if (handler === undefined) {
+      handler = this.handlers.handler(handlerKey(i), (e) => {
+        e.shape(i);
+        i.row.emit(e);
+      });
+      known.set(shape, handler);
+    }
+    return handler;
   }
 
   private writeAddress(at: number, i: Instruction, offset: number): void {

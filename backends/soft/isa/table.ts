@@ -105,8 +105,17 @@ export function op(name: string, encoding: string, operands: string, emit: Emit,
     else if (part.startsWith("rm")) rm = Number(part.slice(2));
     else throw new Error(`${name}: ${encoding}?`);
   }
+  // Every row has the same fields in the same order: decoding reads them all the time, and V8 finds them at once then.
   const row: Row = {
-    ...traits,
+    lock: traits.lock,
+    system: traits.system,
+    ends: traits.ends,
+    modal: traits.modal,
+    addressSized: traits.addressSized,
+    repeats: traits.repeats,
+    size64: traits.size64,
+    only: traits.only,
+    unit: traits.unit,
     number: rows.length,
     name,
     map,
