@@ -40,7 +40,6 @@ const CONSTANTS = new Map<number, bigint>([
   [0x8b, 0x1n << 32n], // IA32_BIOS_SIGN_ID
   [0x10a, ARCH_CAPABILITIES],
   [0x48, 0n], // IA32_SPEC_CTRL
-  [0x49, 0n], // IA32_PRED_CMD
   [0x17a, 0n], // IA32_MCG_STATUS
   [0x179, 0n], // IA32_MCG_CAP: no banks
   [0x1d9, 0n], // IA32_DEBUGCTL
@@ -105,5 +104,6 @@ export function writeMsr(
     return "done";
   }
   if (index === 0x10a || index === 0xce || index === 0xfe || index === 0x34) return "fault";
-  return CONSTANTS.has(index) || index === 0x79 ? "done" : "unknown";
+  // IA32_BIOS_UPDT_TRIG and IA32_PRED_CMD are for writing only.
+  return CONSTANTS.has(index) || index === 0x79 || index === 0x49 ? "done" : "unknown";
 }
