@@ -1,15 +1,18 @@
 /**
  * The software CPU against QEMU's TCG: the same guest programs without an operating system, in the same run.
  *
- *     deno run -A bench/soft.ts [--rounds=3] [--only=row,row] [--interpreter]
+ *     deno run -A bench/soft.ts [--rounds=3] [--only=row,row] [--interpreter] [--boot]
  *
  * Each program runs as a process of its own on both; compared are CPU seconds, user and system, less those of a program
  * that does nothing: what a busy machine adds to wall time is in neither, start and background compilation are in both.
- * The median of the rounds' ratios counts. Needs gcc and qemu-system-x86_64.
+ * The median of the rounds' ratios counts. --boot: the busybox demo disk to its login prompt instead, once on each; CPU
+ * seconds from the process's start, all threads. Needs gcc and qemu-system-x86_64.
  */
 import { parseArgs } from "node:util";
 import { Rig } from "../backends/soft/jit/rig.ts";
 import { State } from "../backends/soft/layout.ts";
+import { demoDisk } from "../tests/guests/demo_disk.ts";
+import { bootFiles } from "../tests/guests/qemu.ts";
 import { childrenCpuSeconds, median } from "./usage.ts";
 
 interface Row {
@@ -46,6 +49,7 @@ const { values } = parseArgs({
     rounds: { type: "string", default: "3" },
     only: { type: "string" },
     interpreter: { type: "boolean", default: false },
+    boot: { type: "boolean", default: false },
     child: { type: "string" },
   },
 });
@@ -102,6 +106,51 @@ const tcg = (image: string) =>
     ...["-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-kernel", image],
   ], [3]);
 
+/** CPU seconds until a program's output has `login:`; it is killed then. */
+async function untilLogin(command: string, args: string[]): Promise<number> {
+  const child = new Deno.Command(command, { args, stdin: "piped", stdout: "piped", stderr: "null" }).spawn();
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const chunk of child.stdout) {
+    text += decoder.decode(chunk, { stream: true });
+    if (!text.includes("login:")) continue;
+    // utime and stime in ticks of 10 ms (proc_pid_stat(5)), behind the name in parentheses.
+    const fields = Deno.readTextFileSync(`/proc/${child.pid}/stat`).split(") ")[1].split(" ");
+    child.kill("SIGKILL");
+    return (Number(fields[11]) + Number(fields[12])) / 100;
+  }
+  throw new Error(`${command} ended without a login prompt: ${text.slice(-200)}`);
+}
+
+async function compareBoots(): Promise<void> {
+  const disk = await demoDisk();
+  const boot = await bootFiles(disk);
+  const folder = await Deno.makeTempDir({ prefix: "hv-bench-soft-" });
+  try {
+    Deno.writeFileSync(`${folder}/vmlinuz`, boot.vmlinuz);
+    Deno.writeFileSync(`${folder}/initrd`, boot.initrd);
+    const main = new URL("../cli/main.ts", import.meta.url).pathname;
+    const hv = await untilLogin(Deno.execPath(), [
+      ...["run", "-A", "--no-check", main, "run", disk, "--ephemeral", "--backend", "soft", "--memory", "256M"],
+    ]);
+    const tcg = await untilLogin("qemu-system-x86_64", [
+      ...["-nodefaults", "-no-reboot", "-nographic", "-monitor", "none", "-serial", "stdio", "-M", "q35"],
+      ...["-accel", "tcg", "-cpu", "max", "-m", "256", "-device", "virtio-blk-pci,drive=disk"],
+      ...["-drive", `file=${disk},format=raw,if=none,id=disk,snapshot=on`],
+      ...["-kernel", `${folder}/vmlinuz`, "-initrd", `${folder}/initrd`, "-append", boot.append],
+    ]);
+    console.log(
+      `boot to login: hv ${hv.toFixed(1)} s, TCG ${tcg.toFixed(1)} s of CPU: ${(hv / tcg).toFixed(2)}x TCG's time`,
+    );
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+if (values.boot) {
+  await compareBoots();
+  Deno.exit(0);
+}
 if (values.child !== undefined) {
   runHere(values.child);
   Deno.exit(0);
