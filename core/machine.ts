@@ -381,7 +381,10 @@ export class Machine {
       import("../machines/boot.ts"),
     ]);
     const boot = await loadBoot(this.bootOptions());
-    const state = prepareBoot(boot, this.memory, this.blueprint.board, { hpet: !this.partition.controllers.pit });
+    const state = prepareBoot(boot, this.memory, this.blueprint.board, {
+      hpet: !this.partition.controllers.pit,
+      native: this.backend !== "soft",
+    });
     new Uint8Array(this.blueprint.bootState).set(new Uint8Array(state));
     return boot;
   }

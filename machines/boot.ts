@@ -16,4 +16,6 @@ export function prepareBoot(boot: Boot, memory: GuestMemory, board: BoardConfig,
 export interface BootTables {
   /** Whether the machine has the HPET of `devices/`. */
   hpet: boolean;
+  /** Whether the guest's instructions run on the CPU itself, not in an emulator. */
+  native: boolean;
 }
