@@ -17,7 +17,19 @@ import { defineWideArithmetic } from "./isa/wide.ts";
 import { defineFloatingPoint } from "./sse/define.ts";
 import { transcendentalImport } from "./x87/import.ts";
 import { DEFAULT_THRESHOLD, NEVER, RegionJit } from "./jit/compile.ts";
-import { Block, BlockTable, CpuArea, InstructionTlb, type Layout, Op, PageAttribute, Seg, Shared, State, Tlb } from "./layout.ts";
+import {
+  Block,
+  BlockTable,
+  CpuArea,
+  InstructionTlb,
+  type Layout,
+  Op,
+  PageAttribute,
+  Seg,
+  Shared,
+  State,
+  Tlb,
+} from "./layout.ts";
 import { setMemory64 } from "./wasm/memory.ts";
 import { Module } from "./wasm/module.ts";
 
@@ -333,7 +345,12 @@ export class Core implements HandlerSource {
     const { state } = this;
     const block = state.getUint32(State.HOT_BLOCK, true);
     const physical = Number(state.getBigUint64(State.FETCH_PHYSICAL, true));
-    this.jit?.hot(block, physical, state.getBigInt64(State.FETCH_LINEAR, true), state.getBigUint64(State.MODE_KEY, true));
+    this.jit?.hot(
+      block,
+      physical,
+      state.getBigInt64(State.FETCH_LINEAR, true),
+      state.getBigUint64(State.MODE_KEY, true),
+    );
   }
 
   /** Physical address of a linear address's page, where the instruction TLB knows it, or -1. */
