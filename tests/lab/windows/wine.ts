@@ -100,6 +100,8 @@ export async function wineLab(): Promise<WineLab> {
   const folder = await denoFolder();
   const shim = await shimFolder();
   await prefix();
+  // Deno keeps a copy of itself there for each place it was started from.
+  await Deno.remove(`${CACHE}/windows/deno_dir/node_compat_bin`, { recursive: true }).catch(() => {});
   const program = [wineProgram()!, `${folder}/deno.exe`];
   return {
     shim: windowsPath(`${shim}/WinHvPlatform.dll`),
