@@ -428,8 +428,10 @@ export class RegionEmitter extends Emitter {
   ): void {
     const { f } = this;
     const page = f.i64((bytes === 1 ? address : address.add(bytes - 1)).and(-4096));
+    // An access that ends in the last page may begin in the one before it, which lies elsewhere.
+    const elsewhere = bytes === 1 ? page.ne(last.tag) : page.xor(last.tag).or(address.xor(page).and(-4096)).ne(0);
     f.block((done) => {
-      f.if(page.ne(last.tag), () => {
+      f.if(elsewhere, () => {
         f.markCold();
         const entry = f.pointer(this.tlbSlot(address));
         f.if(entry.i64(side).ne(page), () => {
