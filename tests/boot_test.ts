@@ -22,6 +22,13 @@ function cpuSeconds(): number {
   return (Number(fields[11]) + Number(fields[12])) / 100;
 }
 
+/** The lines of a kernel's log that tell of a defect: of the machine, of its CPU, of its clocks. */
+function complaints(log: string): string[] {
+  return log.split("\n").filter((line) =>
+    /firmware bug|call trace|WARNING:|BUG:|Oops|invalid opcode|unstable|soft lockup/i.test(line)
+  );
+}
+
 const seconds = () => performance.now() / 1000;
 const pause = (time: number) => new Promise((resolve) => setTimeout(resolve, time * 1000));
 
@@ -56,7 +63,7 @@ for (const backend of backends) {
     await t.step("the kernel has nothing to complain of", async () => {
       const log = await shell.run("dmesg");
       assert.match(log, /Linux version 6/);
-      assert.doesNotMatch(log, /firmware bug|call trace|WARNING:|BUG:|Oops|invalid opcode|unstable|soft lockup/i);
+      assert.deepEqual(complaints(log), []);
       const own = await shell.run("cat /sys/devices/system/clocksource/clocksource0/current_clocksource");
       assert.match(own, /^(tsc|kvm-clock)\n/);
     });
@@ -95,8 +102,10 @@ for (const backend of backends) {
       await shell.run("kill $(cat /tmp/load)");
       const drift = (last.guest - first.guest) / (last.host - first.host) - 1;
       assert.ok(Math.abs(drift) < 0.02, `the guest's clock runs ${(drift * 100).toFixed(2)} % off`);
+      const now = () => Date.now() / 1000;
+      const before = now();
       const date = Number(await shell.run("date +%s"));
-      assert.ok(Math.abs(date - Date.now() / 1000) < 3, "the guest knows the time of day");
+      assert.ok(date > before - 2 && date < now() + 2, `the guest's date is ${date}, here it is ${now()}`);
     });
 
     await t.step("what is typed fast is not lost", async () => {
@@ -144,7 +153,7 @@ for (const backend of backends) {
     const sums = await shell.run("(md5sum </bin/busybox & md5sum </bin/busybox & wait) | sort -u | wc -l");
     assert.equal(sums.trim(), "1", "both vCPUs compute the same");
     const log = await shell.run("dmesg");
-    assert.doesNotMatch(log, /firmware bug|call trace|WARNING:|BUG:|Oops|invalid opcode|unstable|soft lockup/i);
+    assert.deepEqual(complaints(log), []);
     assert.equal((await machine.shutdown({ timeout: "60s" })).reason, "poweroff");
   });
 }

@@ -2,8 +2,11 @@
 import assert from "node:assert/strict";
 import type { Machine } from "../../mod.ts";
 
-/** What a shell tells or asks the terminal (ECMA-48 control sequences). */
-const SEQUENCES = new RegExp(`${String.fromCharCode(27)}\\[\\??[0-9;]*[A-Za-z]`, "g");
+/** What a shell tells or asks the terminal (ECMA-48 control sequences), and its XON and XOFF. */
+const SEQUENCES = new RegExp(
+  `${String.fromCharCode(27)}\\[\\??[0-9;]*[A-Za-z]|[${String.fromCharCode(17, 19)}]`,
+  "g",
+);
 
 /** A root shell on the console of a machine. */
 export class GuestShell {
@@ -31,15 +34,14 @@ export class GuestShell {
    * @throws when its exit code is not 0 or the time is over
    */
   async run(command: string, timeout = "60s"): Promise<string> {
-    const mark = `end-${this.count++}-of`;
-    // In two pieces, so that an echo of the command is not its end.
-    await this.machine.console.sendLine(`${command}; echo "${mark}""-command $?"`);
-    const { before, groups } = await this.machine.console.expect(new RegExp(`${mark}-command (\\d+)\r?\n`), {
-      timeout,
-    });
-    const output = before.replaceAll("\r", "").replaceAll(SEQUENCES, "");
+    const mark = `command-${this.count++}`;
+    // In two pieces, so that an echo of the command is neither its begin nor its end.
+    await this.machine.console.sendLine(`echo "begin-of-""${mark}"; ${command}; echo "end-of-""${mark} $?"`);
+    const { before, groups } = await this.machine.console.expect(new RegExp(`end-of-${mark} (\\d+)\r?\n`), { timeout });
+    const begin = `begin-of-${mark}\n`;
+    const all = before.replaceAll(SEQUENCES, "").replaceAll("\r", "");
+    const output = all.slice(all.indexOf(begin) + begin.length);
     assert.equal(groups[0], "0", `in the guest, '${command}' ended with ${groups[0]}:\n${output}`);
-    // After the echo of the first command there is the prompt before it, in a line of its own or not.
-    return output.replace(/^[^\n]*[~\w]# /, "");
+    return output;
   }
 }
