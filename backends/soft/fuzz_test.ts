@@ -116,7 +116,7 @@ for (const mode of modes) {
         s.setUint16(at + 14, attributes, true);
       };
       const wide = mode === "protected 32" || mode === "compatibility" ? 0xc000 : 0;
-      if (mode === "real") for (let i = 0; i < 6; i++) segment(i, i === 1 ? 0x9b : 0x93, 0xffff);
+      if (mode === "real") { for (let i = 0; i < 6; i++) segment(i, i === 1 ? 0x9b : 0x93, 0xffff); }
       else {
         for (let i = 0; i < 6; i++) segment(i, 0x93 | user | wide);
         segment(1, 0x9b | user | wide | (mode.startsWith("long") ? 0xa000 : 0));
@@ -142,7 +142,7 @@ for (const mode of modes) {
         if (reason === Exit.MSR_READ || reason === Exit.MSR_WRITE) vcpu.msrFault = seed & 1;
       }
       // An interrupt that was asked for and not yet seen must not end the next case.
-      if (watchdog.left <= 0 && reason !== Exit.INTERRUPTED) while (vcpu.run() !== Exit.INTERRUPTED);
+      if (watchdog.left <= 0 && reason !== Exit.INTERRUPTED) { while (vcpu.run() !== Exit.INTERRUPTED); }
     }
     vcpu.close();
     partition.close();

@@ -214,7 +214,9 @@ export const stateBehaviours: Behaviour[] = [
           code.nop().mov("ecx", 3).label("loop").unary("dec", "ecx").jcc("ne", "loop"));
         const vcpu = await guest.vcpu();
         let result = await vcpu.run({ state: startState(64), singleStep: true });
-        if (result.end === "NO DEBUGGING") throw new Skip("no debugging here");
+        if (result.end === "NO DEBUGGING") {
+          throw new Skip("no debugging here");
+        }
         const seen: number[] = [];
         for (let i = 0; i < 8 && result.end === "DEBUG"; i++, result = await vcpu.run()) {
           seen.push(result.address);
