@@ -363,7 +363,8 @@ export interface LocalInterruptController {
   timeUntilTimer(): number;
   /**
    * The word that changes, with `Atomics.notify`, whenever something is sent to this CPU. To halt: read it, see
-   * {@link poll} false, then `Atomics.wait` on it with the value read and the time of {@link timeUntilTimer}.
+   * {@link poll} false, then `Atomics.wait` on it with the value read and the time of {@link timeUntilTimer}. The sender
+   * calls {@link Partition.interruptVcpu} besides, so a backend may sleep on whatever that rings instead.
    */
   readonly doorbell: Int32Array;
 }

@@ -54,6 +54,11 @@ export class Mailbox {
     return Atomics.exchange(this.words, this.at(index, INTERRUPT), 0) !== 0;
   }
 
+  /** Sleeps until {@link interrupt} is called, or for so many milliseconds; at once when it already was. */
+  sleep(index: number, time: number): void {
+    Atomics.wait(this.words, this.at(index, INTERRUPT), 0, time);
+  }
+
   /** Ends the partition: every vCPU leaves `run()`, now and whenever it is called again. */
   close(): void {
     Atomics.store(this.words, CLOSED, 1);

@@ -22,10 +22,8 @@ import { readMsr, writeMsr } from "./msr.ts";
 
 /** Instructions between two looks at timers and requests. */
 const BUDGET = 100_000;
-/** Milliseconds a halted vCPU sleeps at most before it looks for requests; when it has halted long, and how many naps. */
-const NAP = 4;
-const LONG_NAP = 10;
-const NAPS = 64;
+/** Milliseconds a halted vCPU sleeps at most before it looks around. */
+const NAP = 1000;
 
 /** TSC ticks of a second. */
 const SECOND = BigInt(TSC_FREQUENCY);
@@ -177,7 +175,6 @@ export class SoftVcpu implements Vcpu {
       if (this.shutDown) return Exit.SHUTDOWN;
       if (state.getInt32(State.ACTIVITY, true) !== Activity.RUNNING) {
         if (!this.sleep()) return Exit.HALT;
-        if (state.getInt32(State.ACTIVITY, true) === Activity.RUNNING) this.naps = 0;
         if (state.getInt32(State.ACTIVITY, true) !== Activity.RUNNING) continue;
       }
       Atomics.store(words, State.ATTENTION >> 2, 0);
@@ -407,16 +404,12 @@ export class SoftVcpu implements Vcpu {
     if (this.core.exports.deliver(vector, -1, Source.EXTERNAL) !== 0) this.shutDown = true;
   }
 
-  private naps = 0;
-
   /** Sleeps until something happens. False when nothing but the machine can end this halt. */
   private sleep(): boolean {
     const { state, apic } = this;
     const waiting = state.getInt32(State.ACTIVITY, true);
     const enabled = (state.getInt32(State.RFLAGS, true) & Flag.IF) !== 0;
     if (apic === null) return false;
-    const doorbell = apic.doorbell;
-    const seen = Atomics.load(doorbell, 0);
     if (apic.poll()) {
       const events = apic.takeEvents();
       if (events & ApicEvent.INIT) {
@@ -439,10 +432,10 @@ export class SoftVcpu implements Vcpu {
     }
     if (waiting === Activity.HALTED && !enabled && this.cpus === 1) return false;
     const timer = apic.timeUntilTimer();
-    const nap = this.naps++ < NAPS ? NAP : LONG_NAP;
-    const time = timer < 0 ? nap : Math.min(timer, nap);
+    const time = timer < 0 ? NAP : Math.min(timer, NAP);
     this.mailbox.leave(this.index);
-    if (time > 0) Atomics.wait(doorbell, 0, seen, time);
+    // Whoever sends to the local APIC interrupts this vCPU too, so one word stands for both.
+    if (time > 0) this.mailbox.sleep(this.index, time);
     this.mailbox.enter(this.index);
     return true;
   }
