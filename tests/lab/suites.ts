@@ -115,6 +115,12 @@ export const suites: readonly Suite[] = [
     // timer of ours, which is a Worker beside the vCPU on one emulated processor.
     args: "--memory 256M --append no_timer_check",
   }),
+  boot("hv boots the Debian disk, the WHPX backend over its shim and kvm-amd", debianDisk, 500, {
+    long: true,
+    whpx: true,
+    memory: "2G",
+    args: "--memory 512M --append no_timer_check",
+  }),
   { name: "20 kills while the guest writes", long: true, run: () => writerInLab("kills", 900) },
   { name: "a host that runs out of space", long: true, run: () => writerInLab("full", 200) },
   {
