@@ -23,11 +23,10 @@ export class Registers {
   /** Waits for the device's lock. Not reentrant; held for a handler's few instructions only. */
   lock(): void {
     const words = this.words;
-    while (Atomics.compareExchange(words, LOCK, 0, 1) !== 0) {
-      // 2 = contended: the holder must notify. Drepper, "Futexes Are Tricky", mutex 2.
-      if (Atomics.exchange(words, LOCK, 2) === 0) return;
-      Atomics.wait(words, LOCK, 2);
-    }
+    if (Atomics.compareExchange(words, LOCK, 0, 1) === 0) return;
+    // 2 = contended: the holder must notify. Whoever has waited takes the lock as contended, since others may still
+    // wait; to take it as 1 would leave them asleep for ever. Drepper, "Futexes Are Tricky", mutex 2.
+    while (Atomics.exchange(words, LOCK, 2) !== 0) Atomics.wait(words, LOCK, 2);
   }
 
   unlock(): void {

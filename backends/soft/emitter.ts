@@ -213,8 +213,16 @@ export abstract class Emitter {
       f.set(place, place.sub(place));
       if (locked) f.do(splitLock);
       f.set(old, f.call64(loadForWriteSlow, address, bytes).sx(bits));
-      if (locked) f.if(f.s32(State.FAULT), () => f.do(splitUnlock));
-      this.faultIf(f.s32(State.FAULT));
+      if (locked) {
+        f.if(f.s32(State.FAULT), () => f.do(splitUnlock));
+        this.faultIf(f.s32(State.FAULT));
+        // The first touch of a page filled the TLB: from here on it is as atomic as other CPUs' accesses to it, which
+        // do not ask for the lock.
+        f.if(aligned, () => {
+          f.do(splitUnlock);
+          f.set(place, pointerOf(address).add(entry.pointer(Tlb.WRITE + Tlb.ADDEND)));
+        });
+      } else this.faultIf(f.s32(State.FAULT));
     });
     const update = (retry: Label | null) => {
       if (retry) f.if(place.eqz().eqz(), () => f.set(old, place.atomicLoad(bits).sx(bits)));
