@@ -488,7 +488,9 @@ export function defineMmu(module: Module, target: Target): void {
       watch(f, address, bytes, 0);
       const host = f.pointer(f.callPointer(hostOf, physical, extra & Access.WRITE));
       f.if(host.eqz(), () => f.return(f.call64(externalRead, physical, bytes)));
-      fill(f, address, host, false);
+      // What will be stored to next may be stored to from now on: a locked access then goes on atomically.
+      if (extra !== 0) beforeStore(f, host);
+      fill(f, address, host, extra !== 0);
       f.return(loadFrom(f, host, bytes));
     });
   loader(loadSlow, 0);
