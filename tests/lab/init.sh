@@ -8,7 +8,11 @@ mount -t sysfs sys /sys
 mkdir -p /dev/pts /dev/shm /tmp /run
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
-mount -t tmpfs tmpfs /tmp
+# A checkout below /tmp must stay visible.
+case "$(cat /lab/root)" in
+  /tmp/*) ;;
+  *) mount -t tmpfs tmpfs /tmp ;;
+esac
 ip link set lo up
 
 for word in $(cat /proc/cmdline); do
