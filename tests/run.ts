@@ -49,7 +49,10 @@ const STAGES: readonly Stage[] = [
   { name: "conformance", args: ["run", "-A", "--quiet", "tests/conformance/run.ts"], limit: 300 },
   { name: "guests", args: [...TEST, "tests/guests/disks_test.ts"], limit: 400 },
   { name: "boots", args: [...TEST, "tests/guests/hv_test.ts"], limit: 600 },
-  { name: "programs", args: [...TEST, "tests/programs"], limit: 900 },
+  // Not in CI until it has been seen to pass there: only when named.
+  ...(Deno.args.includes("programs") || Deno.args.includes("--list")
+    ? [{ name: "programs", args: [...TEST, "tests/programs"], limit: 900 }]
+    : []),
   { name: "lab", args: ["run", "-A", "--quiet", "tests/lab/main.ts"], limit: 600 },
   { name: "windows", args: ["run", "-A", "--quiet", "tests/lab/windows/main.ts"], limit: 400 },
 ];
