@@ -150,13 +150,13 @@ export async function runChecks(options: CheckOptions): Promise<CheckReport> {
   const { tree, image } = await programsDisk();
   const folder = await Deno.makeTempDir({ prefix: "hv-programs-" });
   try {
-    await writeWork(`${folder}/work`, names, options.length);
-    await makeExt4(`${folder}/work.img`, { source: `${folder}/work`, mib: WORK_MIB, uuid: UUID, time: TIME });
-    await runHere(tree, `${folder}/work`);
-    const expected = await readOutputs(`${folder}/work/out`, names);
-    const results = await runInGuest(image, `${folder}/work.img`, names, options);
-    await text(["e2fsck", "-fn", `${folder}/work.img`]);
-    await tool(["debugfs", "-R", `rdump /out ${folder}`, `${folder}/work.img`]);
+    await writeWork(`${folder}/job`, names, options.length);
+    await makeExt4(`${folder}/job.img`, { source: `${folder}/job`, mib: WORK_MIB, uuid: UUID, time: TIME });
+    await runHere(tree, `${folder}/job`);
+    const expected = await readOutputs(`${folder}/job/out`, names);
+    const results = await runInGuest(image, `${folder}/job.img`, names, options);
+    await text(["e2fsck", "-fn", `${folder}/job.img`]);
+    await tool(["debugfs", "-R", `rdump /out ${folder}`, `${folder}/job.img`]);
     const actual = await readOutputs(`${folder}/out`, names);
     return { results, expected, actual, dmesg: await Deno.readTextFile(`${folder}/out/dmesg`) };
   } finally {
