@@ -66,6 +66,11 @@ export async function chooseBackend(name: "auto" | BackendName, architecture: Ar
   throw new HvError(`nothing here can run the guest: ${refused.join("; ")}`);
 }
 
+/** Loads a backend, which then is there at once when a partition of it is joined. */
+export async function loadBackend(name: BackendName): Promise<void> {
+  await LOADERS[name]();
+}
+
 /** Joins, in a Worker, the partition whose handle this is. */
 export async function attachPartition(handle: PartitionHandle): Promise<Partition> {
   return (await LOADERS[handle.backend]()).attachPartition(handle);

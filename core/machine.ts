@@ -6,7 +6,6 @@
  */
 import { type BackendChoice, chooseBackend } from "../backends/choose.ts";
 import type { Boot, BootOptions } from "../firmware/boot.ts";
-import { buildBoard, RAM_HOLE_START } from "../machines/choose.ts";
 import type { Blueprint, Board, BoardConfig, BoardDisk } from "./board.ts";
 import { ByteRing } from "./byte_ring.ts";
 import { monotonicNow } from "./clock.ts";
@@ -17,11 +16,10 @@ import { type BackendName, EXIT_NAMES, type Partition, type VcpuFailure } from "
 import type { IoWorkerReport, IoWorkerStart } from "./io_worker.ts";
 import { GuestMemory } from "./memory.ts";
 import { RegisterFile } from "./registers.ts";
-import { openDisk } from "../storage/open.ts";
 import { formatSize, parseDuration, parseSize } from "./units.ts";
-import type { VcpuWorkerReport, VcpuWorkerStart } from "./vcpu_worker.ts";
+import type { VcpuWorkerMessage, VcpuWorkerReport } from "./vcpu_worker.ts";
 import { X64_STATE_BYTES } from "./x64_state.ts";
-import type { DiskSpec } from "../storage/disk.ts";
+import type { Disk, DiskSpec } from "../storage/disk.ts";
 
 const PAGE = 4096;
 const CONSOLE_RING_BYTES = 1 << 16;
@@ -101,30 +99,41 @@ export class Machine {
   private reboots = 0;
   private ending: Promise<void> | null = null;
   private pumping: Promise<void>;
+  private io: Worker | null = null;
 
   /**
    * Builds a machine: everything a first instruction needs is in place when this resolves.
    * @throws HvError in words a person can act on
    */
   static async create(options: MachineOptions): Promise<Machine> {
-    const choice = await chooseBackend(options.backend ?? "auto", "x86_64");
-    const machine = new Machine(options, choice);
+    const cpus = checkCpus(options.cpus ?? 1);
+    const memory = checkMemory(parseSize(options.memory ?? "1G"));
+    // The longest way to a first instruction is vCPU 0's: its Worker reads its modules while this thread reads its own.
+    const first = startVcpuWorker(0);
+    let machine: Machine | undefined;
     try {
+      const loading = Promise.all([import("../machines/choose.ts"), import("../storage/open.ts")]);
+      loading.catch(() => {});
+      const choice = await chooseBackend(options.backend ?? "auto", "x86_64");
+      first.postMessage({ backend: choice.hypervisor.name } satisfies VcpuWorkerMessage);
+      const [{ buildBoard, RAM_HOLE_START }, { openDisk }] = await loading;
+      machine = new Machine(options, choice, { cpus, memory, buildBoard, RAM_HOLE_START, openDisk, first });
       for (const message of (await machine.prepare()).messages) machine.say(message);
       await machine.ready;
       if (machine.fatal) throw new HvError(machine.fatal);
       if (machine.control.endReason === EndReason.FAILED) throw new Error(machine.failure?.reason);
       return machine;
     } catch (error) {
-      await machine.stop();
+      if (machine) await machine.stop();
+      else first.terminate();
       throw error;
     }
   }
 
-  private constructor(options: MachineOptions, choice: BackendChoice) {
+  private constructor(options: MachineOptions, choice: BackendChoice, parts: Parts) {
+    const { memory } = parts;
     this.options = options;
-    this.cpus = checkCpus(options.cpus ?? 1);
-    const memory = checkMemory(parseSize(options.memory ?? "1G"));
+    this.cpus = parts.cpus;
     if (options.backend === undefined || options.backend === "auto") this.say(choice.line);
     this.backend = choice.hypervisor.name;
     const limits = choice.support;
@@ -142,7 +151,7 @@ export class Machine {
     const config: BoardConfig = {
       cpus: this.cpus,
       memory,
-      disks: (options.disks ?? []).map((disk) => describeDisk(disk, options.ephemeral)),
+      disks: (options.disks ?? []).map((disk) => describeDisk(disk, parts.openDisk, options.ephemeral)),
       console: options.console ?? "serial",
       epoch: monotonicNow(),
     };
@@ -153,7 +162,7 @@ export class Machine {
       epoch: config.epoch,
     });
     try {
-      this.memory = new GuestMemory(this.partition.allocateMemory(memory), RAM_HOLE_START);
+      this.memory = new GuestMemory(this.partition.allocateMemory(memory), parts.RAM_HOLE_START);
       for (const region of this.memory.regions()) this.partition.mapMemory(region);
       this.control = new Control();
       const waker = this.partition.createWaker();
@@ -168,7 +177,7 @@ export class Machine {
         ioWaker: waker.handle,
       };
       this.wakeIo = () => waker.wake();
-      this.board = buildBoard(this.blueprint, this.partition, (text) => this.say(text));
+      this.board = parts.buildBoard(this.blueprint, this.partition, (text) => this.say(text));
       this.board.reset();
     } catch (error) {
       this.partition.close();
@@ -181,8 +190,9 @@ export class Machine {
       panicked: (reason) => this.guestPanicked(reason),
     });
     this.pumping = this.console.pump();
-    this.startWorkers();
-    this.ready = this.control.until(() => this.allWorkers((state) => state !== WorkerState.STARTING));
+    this.control.setWorkerState(this.cpus, WorkerState.CLOSED);
+    this.startVcpus(parts.first);
+    this.ready = this.control.until(() => this.allVcpus((state) => state !== WorkerState.STARTING));
     this.watch();
   }
 
@@ -201,7 +211,8 @@ export class Machine {
     if (this.startedAt === 0) this.startedAt = monotonicNow();
     this.currentState = "running";
     this.control.command = Command.RUN;
-    this.wakeIo();
+    if (!this.io) this.startIo();
+    else this.wakeIo();
   }
 
   /** Holds all vCPUs, then waits until the devices have finished what they had begun. */
@@ -340,21 +351,26 @@ export class Machine {
     return this.allVcpus(test) && test(this.control.workerState(this.cpus));
   }
 
-  private startWorkers(): void {
-    const io = new Worker(new URL("./io_worker.ts", import.meta.url), { type: "module", name: "io" });
-    io.onmessage = ({ data }: MessageEvent<IoWorkerReport>) => {
+  private startVcpus(first: Worker): void {
+    for (let index = 0; index < this.cpus; index++) {
+      const worker = index === 0 ? first : startVcpuWorker(index);
+      worker.onmessage = ({ data }: MessageEvent<VcpuWorkerReport>) => this.failure ??= data.failure;
+      this.superviseWorker(worker, index);
+      worker.postMessage({ blueprint: this.blueprint, index } satisfies VcpuWorkerMessage);
+    }
+  }
+
+  /** Once the guest runs: this thread stands still until a Worker has begun, and the first doorbell is far off. */
+  private startIo(): void {
+    this.control.setWorkerState(this.cpus, WorkerState.STARTING);
+    this.io = new Worker(new URL("./io_worker.ts", import.meta.url), { type: "module", name: "io" });
+    this.io.onmessage = ({ data }: MessageEvent<IoWorkerReport>) => {
       if (!data.fatal) return this.say(data.message);
       this.fatal = data.message;
       this.control.end(EndReason.FAILED);
     };
-    this.superviseWorker(io, this.cpus);
-    io.postMessage({ blueprint: this.blueprint, index: this.cpus } satisfies IoWorkerStart);
-    for (let index = 0; index < this.cpus; index++) {
-      const worker = new Worker(new URL("./vcpu_worker.ts", import.meta.url), { type: "module", name: `vcpu${index}` });
-      worker.onmessage = ({ data }: MessageEvent<VcpuWorkerReport>) => this.failure ??= data.failure;
-      this.superviseWorker(worker, index);
-      worker.postMessage({ blueprint: this.blueprint, index } satisfies VcpuWorkerStart);
-    }
+    this.superviseWorker(this.io, this.cpus);
+    this.io.postMessage({ blueprint: this.blueprint, index: this.cpus } satisfies IoWorkerStart);
   }
 
   /** A Worker that dies of a bug of ours ends the machine; it never takes the process with it. */
@@ -422,8 +438,27 @@ function describeFailure(failure: VcpuFailure | null): string {
   return [failure.reason, registers, bytes && `instruction bytes: ${bytes}`].filter((line) => line).join("\n");
 }
 
+/** What a machine is put together from once it is loaded. */
+interface Parts {
+  cpus: number;
+  memory: number;
+  buildBoard: typeof import("../machines/choose.ts").buildBoard;
+  RAM_HOLE_START: number;
+  openDisk: (spec: DiskSpec) => Disk;
+  /** vCPU 0's Worker, begun already. */
+  first: Worker;
+}
+
+function startVcpuWorker(index: number): Worker {
+  return new Worker(new URL("./vcpu_worker.ts", import.meta.url), { type: "module", name: `vcpu${index}` });
+}
+
 /** Opens a disk for a moment, to learn what the guest will see; what is wrong with it is told before anything starts. */
-function describeDisk(disk: string | DiskSpec, ephemeral?: boolean): BoardDisk {
+function describeDisk(
+  disk: string | DiskSpec,
+  openDisk: (spec: DiskSpec) => Disk,
+  ephemeral?: boolean,
+): BoardDisk {
   const spec = { ephemeral, ...(typeof disk === "string" ? { path: disk } : disk) };
   const opened = openDisk(spec);
   const { size, discardable } = opened;

@@ -1,17 +1,14 @@
 /** The Worker of one vCPU: joins the machine, makes the vCPU on this thread, and runs it as commanded. */
-import { attachPartition } from "../backends/choose.ts";
+import { attachPartition, loadBackend } from "../backends/choose.ts";
 import { buildBoard } from "../machines/choose.ts";
 import type { Blueprint } from "./board.ts";
 import { ByteRing } from "./byte_ring.ts";
 import { Command, Control, EndReason, WorkerState } from "./control.ts";
-import type { Vcpu, VcpuFailure } from "./hypervisor.ts";
+import type { BackendName, Vcpu, VcpuFailure } from "./hypervisor.ts";
 import { LoopEnd, runVcpu } from "./vcpu_loop.ts";
 
-/** What the control thread posts first. */
-export interface VcpuWorkerStart {
-  blueprint: Blueprint;
-  index: number;
-}
+/** What the control thread posts: what to load while the rest is not known yet, then the machine to join. */
+export type VcpuWorkerMessage = { backend: BackendName } | { blueprint: Blueprint; index: number };
 
 /** What this Worker posts: why the guest could not go on. */
 export interface VcpuWorkerReport {
@@ -19,12 +16,18 @@ export interface VcpuWorkerReport {
 }
 
 declare const self: {
-  onmessage: (event: MessageEvent<VcpuWorkerStart>) => Promise<void>;
+  onmessage: (event: MessageEvent<VcpuWorkerMessage>) => Promise<void>;
   postMessage(report: VcpuWorkerReport): void;
   close(): void;
 };
 
-self.onmessage = async ({ data: { blueprint, index } }) => {
+self.onmessage = async ({ data }) => {
+  if ("backend" in data) {
+    // What fails here fails again, and is told, when the machine is joined.
+    await loadBackend(data.backend).catch(() => {});
+    return;
+  }
+  const { blueprint, index } = data;
   const control = new Control(blueprint.control);
   try {
     const partition = await attachPartition(blueprint.partition);
