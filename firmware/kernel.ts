@@ -1,5 +1,4 @@
 /** What kind of kernel a file is, told from its bytes alone. */
-import { Buffer } from "node:buffer";
 import { type Compression, CompressionError, decompress, sniff } from "./decompress/mod.ts";
 import { EM_AARCH64, EM_X86_64, isElf, readElf } from "./elf.ts";
 import { readPe } from "./pe.ts";
@@ -94,6 +93,7 @@ function text(bytes: Uint8Array, at: number, most: number): string {
 }
 
 function bannerVersion(bytes: Uint8Array): string | null {
+  const { Buffer } = process.getBuiltinModule("node:buffer");
   const at = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).indexOf(VERSION_BANNER);
   if (at < 0) return null;
   return text(bytes, at + VERSION_BANNER.length, 128).split(/[\s(]/)[0] || null;

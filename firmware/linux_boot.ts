@@ -34,6 +34,8 @@ export interface LinuxBoot {
   /** The initrd as it is on a disk; of a unified kernel image its own is used when this is absent. */
   initrd?: Uint8Array;
   commandLine: string;
+  /** Leaves the initrd packed as it is: the guest unpacks it. Otherwise that is done here, where there is room for it. */
+  initrdStaysPacked?: boolean;
   /** Guest address of the ACPI RSDP; 0 when there is none. */
   rsdpAddress: number;
   /** What must not be used as RAM, besides a PC's usual areas below 1 MiB. Tables must stand in memory by themselves. */
@@ -263,7 +265,7 @@ function placeInitrd(
   // Plain cpio spares the guest the unpacking but takes its room twice until the guest has read it.
   const room = boot.memory.lowSize - loadable.end - WORKING_ROOM;
   const limit = Math.min(Math.floor(room / 2), kernel.setup?.initrdAddressMax ?? VMLINUX_INITRD_MAX);
-  let { data, formats, problems } = limit > given.length
+  let { data, formats, problems } = limit > given.length && !boot.initrdStaysPacked
     ? unpackInitrd(given, limit)
     : { data: given, formats: [] as Compression[], problems: [] as string[] };
   let address = highestGap(data.length, kernel, loadable, map);

@@ -46,6 +46,8 @@ export function preparePcBoot(
     kernel: boot.kernel,
     initrd: boot.initrd,
     commandLine: boot.commandLine,
+    // As its own kernel unpacks it: as fast there, and without a second copy here. An emulated CPU is slower than we are.
+    initrdStaysPacked: options.native,
     way: unpacksItself(boot.kernel, options) ? "bzImage" : undefined,
     rsdpAddress: acpi.rsdpAddress,
     // Linux wants configuration space reserved here too, or does without it until it has read the DSDT.

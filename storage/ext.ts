@@ -3,7 +3,7 @@
  * Whatever metadata is read has its CRC-32C checked where the file system keeps one. The journal is not replayed.
  */
 import type { ByteSource } from "./byte_source.ts";
-import { crc32c } from "./crc32c.ts";
+import { crc32c } from "./crc32.ts";
 import type { FileStatus, FileSystem } from "./file_system.ts";
 import { label, uuid } from "./identifiers.ts";
 import { walk, type Walkable } from "./paths.ts";

@@ -2,7 +2,7 @@
  * Partition tables: GPT (UEFI 2.10, chapter 5) and MBR with its chains of extended partitions. A table that lies gives
  * findings in words, never an exception.
  */
-import { crc32 } from "node:zlib";
+import { crc32 } from "./crc32.ts";
 import { type ByteSource, SubSource } from "./byte_source.ts";
 import { guid, utf16, uuid } from "./identifiers.ts";
 import { PARTITION_TYPES } from "./partition_types.ts";

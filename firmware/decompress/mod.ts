@@ -1,8 +1,8 @@
 /** What kernels and initrds are packed with, recognised by their first bytes and unpacked on the host. */
-import { gunzipSync } from "node:zlib";
 import { LZ4_FRAME, LZ4_LARGEST_BLOCK, LZ4_LEGACY, unpackLz4Frame, unpackLz4Legacy } from "./lz4.ts";
 import { unpackLzmaAlone } from "./lzma.ts";
 import { CompressionError, Output } from "./output.ts";
+import { zlib } from "./runtime.ts";
 import { unpackXz } from "./xz.ts";
 import { unpackZstd, ZSTD_FRAME } from "./zstd.ts";
 
@@ -84,7 +84,7 @@ function gunzip(bytes: Uint8Array, limit: number): Decompressed {
   const chunkSize = tail > 0 && tail < bytes.length * 16 ? Math.min(Math.max(tail, 64), 64 << 20) : 1 << 20;
   try {
     // With `info` the engine is returned too, which knows how much of the input it used.
-    const result = gunzipSync(bytes, { maxOutputLength: limit, chunkSize, info: true } as any) as unknown as {
+    const result = zlib().gunzipSync(bytes, { maxOutputLength: limit, chunkSize, info: true } as any) as unknown as {
       buffer: Uint8Array;
       engine: { bytesWritten: number };
     };

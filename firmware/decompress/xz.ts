@@ -1,8 +1,7 @@
 /** The .xz container (The .xz File Format 1.1.0) around LZMA2, with the x86 branch filter that kernels use. */
-import { crc32 } from "node:zlib";
-import { createHash } from "node:crypto";
 import { unpackLzma2 } from "./lzma.ts";
 import { CompressionError, type Output } from "./output.ts";
+import { crypto, zlib } from "./runtime.ts";
 import { unfilterX86 } from "./x86_branch_filter.ts";
 
 const FILTER_X86 = 0x04;
@@ -54,12 +53,12 @@ function verify(kind: number, data: Uint8Array, expected: Uint8Array): void {
   const view = new DataView(expected.buffer, expected.byteOffset, expected.length);
   let right = true;
   if (kind === 1) {
-    right = crc32(data) === view.getUint32(0, true);
+    right = zlib().crc32(data) === view.getUint32(0, true);
   } else if (kind === 4) {
     const [low, high] = crc64(data);
     right = low === view.getUint32(0, true) && high === view.getUint32(4, true);
   } else if (kind === 10) {
-    right = createHash("sha256").update(data).digest().equals(expected);
+    right = crypto().createHash("sha256").update(data).digest().equals(expected);
   }
   if (!right) damaged("its checksum is wrong");
 }
@@ -78,7 +77,7 @@ export function unpackXz(input: Uint8Array, start: number, out: Output): number 
     damaged("an impossible number");
   };
   if (start + 12 > input.length) truncated();
-  if (crc32(input.subarray(start + 6, start + 8)) !== view.getUint32(start + 8, true)) damaged("its header");
+  if (zlib().crc32(input.subarray(start + 6, start + 8)) !== view.getUint32(start + 8, true)) damaged("its header");
   const kind = input[start + 7];
   if (kind > 15 || input[start + 6] !== 0) damaged("unknown flags");
   let at = start + 12;
@@ -89,7 +88,7 @@ export function unpackXz(input: Uint8Array, start: number, out: Output): number 
     if (at + size > input.length) truncated();
     const header = at;
     at += size;
-    if (crc32(input.subarray(header, at - 4)) !== view.getUint32(at - 4, true)) damaged("a block header");
+    if (zlib().crc32(input.subarray(header, at - 4)) !== view.getUint32(at - 4, true)) damaged("a block header");
     const flags = input[header + 1];
     let field = header + 2;
     let packed = -1;
@@ -132,7 +131,7 @@ export function unpackXz(input: Uint8Array, start: number, out: Output): number 
   }
   at += index - at & 3;
   if (at + 16 > input.length) truncated();
-  if (crc32(input.subarray(index, at)) !== view.getUint32(at, true)) damaged("its index");
+  if (zlib().crc32(input.subarray(index, at)) !== view.getUint32(at, true)) damaged("its index");
   at += 4;
   if (view.getUint16(at + 10, true) !== FOOTER_MAGIC) damaged("its end");
   return at + 12;

@@ -1,6 +1,6 @@
 /** Zstandard frames (RFC 8878): found here, unpacked by the runtime, which neither joins frames nor notices a cut. */
-import { zstdDecompressSync } from "node:zlib";
 import { CompressionError, type Output } from "./output.ts";
+import { zlib } from "./runtime.ts";
 
 export const ZSTD_FRAME = 0xfd2fb528;
 
@@ -47,7 +47,7 @@ export function unpackZstd(input: Uint8Array, start: number, out: Output, limit:
   try {
     // Chunks of the promised size spare the runtime from joining thousands of small ones.
     const chunkSize = size > 0 ? Math.min(Math.max(size, 64), 64 << 20) : 1 << 20;
-    data = zstdDecompressSync(input.subarray(start, end), { maxOutputLength: Math.max(left, 1), chunkSize });
+    data = zlib().zstdDecompressSync(input.subarray(start, end), { maxOutputLength: Math.max(left, 1), chunkSize });
   } catch (error) {
     if (/larger than/.test((error as Error).message)) throw new CompressionError(`unpacks to more than ${limit} bytes`);
     throw new CompressionError(`the zstd data is damaged: ${(error as Error).message}`);
