@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { fileURLToPath } from "node:url";
-import { embeddedFiles } from "./compile.ts";
+import { bundle } from "./bundle.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const HOST = `${Deno.build.os === "darwin" ? "macos" : Deno.build.os}-${
@@ -28,35 +28,20 @@ async function runTool(args: string[], env: Record<string, string>) {
   }
 }
 
-Deno.test("compile: every Worker of hv is on the list of what is embedded", () => {
-  const files = embeddedFiles(ROOT);
-  assert.ok(files.includes("core/vcpu_worker.ts"), files.join());
-  assert.ok(files.includes("core/io_worker.ts"), files.join());
-  for (const file of files) assert.ok(Deno.statSync(`${ROOT}/${file}`).isFile, file);
-});
-
-Deno.test("compile: a Worker that a binary would lack is refused", async () => {
-  const folder = await Deno.makeTempDir({ prefix: "hv-compile-" });
-  try {
-    await Deno.mkdir(`${folder}/core`);
-    const write = (text: string) => Deno.writeTextFile(`${folder}/core/a.ts`, text);
-    await write('new Worker(\n  new URL("../b/c.ts", import.meta.url),\n  { type: "module" },\n);');
-    assert.deepEqual(embeddedFiles(folder), ["b/c.ts"]);
-    await write("new Worker(URL.createObjectURL(blob))");
-    assert.throws(() => embeddedFiles(folder), /core\/a\.ts: write new Worker\(new URL/);
-    await write("new Worker(import.meta.resolve(`./${name}.ts`))");
-    assert.throws(() => embeddedFiles(folder), /core\/a\.ts/);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-});
-
 Deno.test("compile: the binary holds its Workers, and a runtime that is not denort is told of", async () => {
   const { code, words, binary } = await runTool([], { DENORT_BIN: Deno.execPath() });
   assert.ok(binary, words);
   const haystack = Buffer.from(binary.buffer);
-  for (const file of [...embeddedFiles(ROOT), "cli/run.ts", "machines/pc.ts", "backends/kvm/hypervisor.ts"]) {
-    assert.ok(haystack.includes(Buffer.from(Deno.readFileSync(`${ROOT}/${file}`))), `${file} is not in the binary`);
+  const folder = await Deno.makeTempDir({ prefix: "hv-bundle-" });
+  try {
+    const { main, workers } = await bundle(ROOT, folder);
+    const chunks = [...Deno.readDirSync(folder)].filter(({ isFile }) => isFile).map(({ name }) => `${folder}/${name}`);
+    assert.ok(chunks.length > 10, `${chunks.length} chunks`);
+    for (const file of [main, ...workers, ...chunks]) {
+      assert.ok(haystack.includes(Buffer.from(Deno.readFileSync(file))), `${file} is not in the binary`);
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
   }
   // With Deno itself in denort's place the result is a plain Deno, and must not pass for hv.
   assert.equal(code, 1);
@@ -67,12 +52,18 @@ Deno.test("compile: a download that is out of reach is told in words", async () 
   const cache = await Deno.makeTempDir({ prefix: "hv-compile-cache-" });
   try {
     const dead = "http://127.0.0.1:9";
-    const { code, words } = await runTool(["--target", "macos-arm64"], {
-      DENO_DIR: cache,
-      HTTPS_PROXY: dead,
-      HTTP_PROXY: dead,
-      https_proxy: dead,
-    });
+    const env = { DENO_DIR: cache, HTTPS_PROXY: dead, HTTP_PROXY: dead, https_proxy: dead };
+    const withoutBundler = await runTool(["--target", "macos-arm64"], env);
+    assert.equal(withoutBundler.code, 1);
+    assert.match(
+      withoutBundler.words,
+      /hv could not be bundled\. Deno's bundler is esbuild, which Deno takes from npm/,
+    );
+    // Deno's own cache has the bundler after this.
+    await Deno.writeTextFile(`${cache}/empty.ts`, "");
+    const args = ["bundle", "--quiet", "--output", `${cache}/empty.js`, `${cache}/empty.ts`];
+    await new Deno.Command(Deno.execPath(), { args, env: { DENO_DIR: cache } }).output();
+    const { code, words } = await runTool(["--target", "macos-arm64"], env);
     assert.equal(code, 1);
     assert.match(words, /the runtime for macos-arm64 \(denort .*\) cannot be downloaded here/);
     assert.match(words, /DENORT_BIN=/);
