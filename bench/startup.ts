@@ -1,17 +1,19 @@
 /**
  * From `hv run` to the guest's first instruction, against `deno --version`.
  *
- *     deno run -A bench/startup.ts [--rounds=15] [--backend=kvm] [--other=OTHER/CHECKOUT]
+ *     deno run -A bench/startup.ts [--rounds=15] [--backend=kvm] [--other=OTHER/CHECKOUT] [--icount]
  *
  * The guest's first instructions write a byte to COM1; wall time goes from the start of the process to that byte's
  * arrival on its standard output. CPU time is that of the whole process to its end, user and system, all threads. All
- * take turns. With --other, another checkout of hv is measured in the same turns: on a busy machine only such a ratio
- * tells whether a change helped.
+ * take turns. Hv is run bundled, as the binary has it (tools/bundle.ts), and from its sources. With --other, another
+ * checkout of hv, bundled too, is measured in the same turns: on a busy machine only such a ratio tells whether a change
+ * helped. With --icount it runs in the lab, where a millisecond is a million instructions.
  */
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { testKernel } from "../cli/kernel_fixture.ts";
 import { probeBackends } from "../mod.ts";
+import { bundled, runInLab } from "./contenders.ts";
 import { childrenCpuSeconds, median } from "./usage.ts";
 
 /** Milliseconds over `deno --version` that were promised. */
@@ -22,8 +24,13 @@ const { values } = parseArgs({
     rounds: { type: "string", default: "15" },
     backend: { type: "string", multiple: true },
     other: { type: "string" },
+    icount: { type: "boolean", default: false },
   },
 });
+if (values.icount && !Deno.env.has("LAB")) {
+  const command = `deno run -A --no-check bench/startup.ts ${Deno.args.join(" ")}`;
+  Deno.exit(await runInLab(command, 600, true));
+}
 const rounds = Number(values.rounds);
 const usable = (await probeBackends()).filter(({ support }) => support.usable || support.restricted);
 const backends = values.backend ?? usable.map(({ name }) => name);
@@ -48,18 +55,21 @@ const contender = (name: string, args: string[], firstByte = false): Contender =
   wall: [],
   cpu: [],
 });
-const hv = (root: string, backend: string) => {
+const hv = (main: string, backend: string) => {
   const flags = ["--backend", backend, "--kernel", kernel, "--memory", "64M", "--timeout", "60s"];
-  return ["run", "-A", "--quiet", `${root}/cli/main.ts`, "run", ...flags];
+  return ["run", "-A", "--quiet", main, "run", ...flags];
 };
-const here = fileURLToPath(new URL("..", import.meta.url));
+const here = await bundled();
+const other = values.other === undefined ? null : await bundled(values.other);
+const sources = fileURLToPath(new URL("../cli/main.ts", import.meta.url));
 const contenders = [
   contender("deno --version", ["--version"]),
   contender("deno, empty script", ["run", "-A", "--quiet", `${folder}/empty.ts`]),
 ];
 for (const backend of backends) {
-  if (values.other) contenders.push(contender(`other hv, ${backend}`, hv(values.other, backend), true));
-  contenders.push(contender(`hv run, ${backend}`, hv(here, backend), true));
+  if (other) contenders.push(contender(`other hv, ${backend}`, hv(other.main, backend), true));
+  contenders.push(contender(`hv run, ${backend}`, hv(here.main, backend), true));
+  contenders.push(contender(`  from sources`, hv(sources, backend), true));
 }
 
 async function measure({ args, firstByte, wall, cpu }: Contender, keep: boolean): Promise<void> {
@@ -82,6 +92,8 @@ try {
   for (let round = -1; round < rounds; round++) for (const one of contenders) await measure(one, round >= 0);
 } finally {
   Deno.removeSync(folder, { recursive: true });
+  here[Symbol.dispose]();
+  other?.[Symbol.dispose]();
 }
 
 console.log(`${rounds} rounds, in turn; ms`);
