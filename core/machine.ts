@@ -5,8 +5,9 @@
  *     created -> running <-> paused -> stopped, or failed with the reason
  */
 import { type BackendChoice, chooseBackend } from "../backends/choose.ts";
-import type { Boot, BootOptions } from "../firmware/boot.ts";
+import type { BootOptions } from "../firmware/boot.ts";
 import type { Blueprint, Board, BoardConfig, BoardDisk } from "./board.ts";
+import { releaseBuffer } from "./buffers.ts";
 import { ByteRing } from "./byte_ring.ts";
 import { monotonicNow } from "./clock.ts";
 import { Console } from "./console.ts";
@@ -118,7 +119,7 @@ export class Machine {
       first.postMessage({ backend: choice.hypervisor.name } satisfies VcpuWorkerMessage);
       const [{ buildBoard, RAM_HOLE_START }, { openDisk }] = await loading;
       machine = new Machine(options, choice, { cpus, memory, buildBoard, RAM_HOLE_START, openDisk, first });
-      for (const message of (await machine.prepare()).messages) machine.say(message);
+      for (const message of await machine.prepare()) machine.say(message);
       await machine.ready;
       if (machine.fatal) throw new HvError(machine.fatal);
       if (machine.control.endReason === EndReason.FAILED) throw new Error(machine.failure?.reason);
@@ -390,7 +391,7 @@ export class Machine {
   }
 
   /** Puts firmware tables and the kernel into memory, and the state they start in where vCPU 0 takes it from. */
-  private async prepare(): Promise<Boot> {
+  private async prepare(): Promise<string[]> {
     // Loaded here, so that the Workers start while this thread reads what starts a guest.
     const [{ loadBoot }, { prepareBoot }] = await Promise.all([
       import("../firmware/boot.ts"),
@@ -402,7 +403,9 @@ export class Machine {
       native: this.backend !== "soft",
     });
     new Uint8Array(this.blueprint.bootState).set(new Uint8Array(state));
-    return boot;
+    // Now, not at some collection of garbage: this process holds a guest's memory besides.
+    for (const { buffer } of [boot.kernel, ...boot.initrd ? [boot.initrd] : []]) releaseBuffer(buffer);
+    return boot.messages;
   }
 
   private describeEnd(): MachineEnd {

@@ -7,6 +7,7 @@
  * bzImage's own decompressor, which does not run. Where hv cannot unpack it, the bzImage's 64-bit entry is used. An ELF
  * file that is not Linux but has a PVH note is entered as PVH says.
  */
+import { releaseBuffer } from "../core/buffers.ts";
 import type { GuestMemory } from "../core/memory.ts";
 import {
   BootParams,
@@ -99,6 +100,8 @@ interface Loadable {
   how: string;
   entry: number;
   segments: ElfSegment[];
+  /** What the segments lie in, when it was unpacked here. */
+  unpacked?: Uint8Array;
   /** All memory the kernel wants for itself before it reads the memory map. */
   start: number;
   end: number;
@@ -163,7 +166,7 @@ export function prepareLinux(boot: LinuxBoot): PreparedLinux {
     gdt: GDT,
     pageTables: PAGE_TABLES,
   });
-  return {
+  const prepared: PreparedLinux = {
     state,
     way: loadable.way,
     how: loadable.how,
@@ -175,6 +178,10 @@ export function prepareLinux(boot: LinuxBoot): PreparedLinux {
     commandLine: boot.commandLine,
     e820: map,
   };
+  for (const copy of [loadable.unpacked, initrd?.data]) {
+    if (copy && copy.buffer !== boot.kernel.buffer && copy.buffer !== boot.initrd?.buffer) releaseBuffer(copy.buffer);
+  }
+  return prepared;
 }
 
 function toMib(bytes: number): string {
@@ -187,7 +194,14 @@ function chooseWay(kernel: KernelImage, wanted: BootWay | undefined): Loadable {
   if (wanted === "bzImage") return bzImageWay(kernel.bytes, setup, "as asked");
   try {
     const vmlinux = extractVmlinux(kernel.bytes, setup);
-    return elfWay(vmlinux, `vmlinux, unpacked from the bzImage (${kernel.compression})`, setup, wanted ?? null, true);
+    const way = elfWay(
+      vmlinux,
+      `vmlinux, unpacked from the bzImage (${kernel.compression})`,
+      setup,
+      wanted ?? null,
+      true,
+    );
+    return { ...way, unpacked: vmlinux };
   } catch (error) {
     if (!(error instanceof CompressionError)) throw error;
     if (wanted !== undefined) throw new BootError(`the bzImage could not be unpacked: ${error.message}`);
