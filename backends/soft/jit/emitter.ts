@@ -20,7 +20,7 @@ import { InstructionTlb, Reg, Seg, Segment, State, Tlb } from "../layout.ts";
 import type { Label, Local } from "../wasm/function.ts";
 import { type Pointer, pointerOf } from "../wasm/memory.ts";
 import { declare } from "../wasm/module.ts";
-import { type I32, i32, type I64, i64, Type, type V128 } from "../wasm/values.ts";
+import { type I32, i32, type I64, i64, Low32, Type, type V128 } from "../wasm/values.ts";
 import type { RegionFunc } from "./function.ts";
 import { flagResult, unresolved } from "./support.ts";
 
@@ -32,9 +32,9 @@ const DERIVED = new Set(["add", "sub", "cmp", "neg", "xadd", "cmpxchg"]);
 const KEEPS_OTHERS = new Set("rol ror rcl rcr bt bts btr btc bsf bsr inc dec clc stc cmc".split(" "));
 
 /** Rows whose low 32 bits follow from the operands' low 32 bits, flags aside. */
-const LOW = new Set("add sub and or xor not mov bswap rol ror shl shr imul".split(" "));
-/** Those of them that would only cut the result once more. */
-const UNCUT = new Set("add sub and or xor not".split(" "));
+const LOW = new Set("mov not bswap rol ror shl shr imul".split(" "));
+/** Rows whose flags do so as well. */
+const LOW_FLAGS = new Set("add sub and or xor cmp test neg inc dec".split(" "));
 
 /** What is known of the flags when code is generated. */
 export interface FlagState {
@@ -42,6 +42,8 @@ export interface FlagState {
   kind: number;
   /** Not 0: the result is A ± B sign-extended from so many bits, and not in its local. */
   derived: number;
+  /** A, B and the result count in their low 32 bits only. */
+  narrow: boolean;
   /** The kind is in a local and is none of ADD SUB ADC SBB: CF is bit 0 of A. */
   simple: boolean;
 }
@@ -71,7 +73,7 @@ export class RegionEmitter extends Emitter {
   protected faultLabel: Label = { depth: 0 };
   /** Instructions of this path that the budget has not been charged for. */
   pending = 0;
-  state: FlagState = { kind: -1, derived: 0, simple: false };
+  state: FlagState = { kind: -1, derived: 0, narrow: false, simple: false };
   /** No one will see the flags that this instruction sets. */
   flagsUnseen = false;
   /** The condition of the branch just emitted; null: always. */
@@ -98,7 +100,7 @@ export class RegionEmitter extends Emitter {
   inLoop = false;
   private readonly lastRead: (LastPage | undefined)[] = [];
   private readonly lastWritten: (LastPage | undefined)[] = [];
-  /** Registers are read as they are: only 32 bits of the result count. */
+  /** Operands and result are {@link Low32}. */
   private low = false;
   private instruction!: Instruction;
   /** Of the instruction, from {@link page}. */
@@ -147,11 +149,11 @@ export class RegionEmitter extends Emitter {
     this.pending++;
     const { name } = instruction.row;
     const unseen = flagsUnseen || name === "mov" || name === "not" || name === "bswap" || name.startsWith("cmov");
-    this.low = unseen && this.bits === 32 && (LOW.has(name) || name.startsWith("cmov")) &&
+    this.low = this.bits === 32 &&
+      (LOW_FLAGS.has(name) || unseen && (LOW.has(name) || name.startsWith("cmov"))) &&
       instruction.operands.every((o) =>
         o.bits === 32 || o.kind === "i" || name.startsWith("sh") || name.startsWith("ro")
       );
-    if (this.low && UNCUT.has(name)) this.bits = 64;
     this.f.scoped(() => instruction.row.emit(this));
   }
 
@@ -197,7 +199,7 @@ export class RegionEmitter extends Emitter {
       if (this.vectorWritten[n]) f.setV128(State.XMM + n * 16, local);
     });
     if (this.flagsWritten) {
-      f.if(this.flagKind.gtU(255), () => this.resolve());
+      this.resolve();
       f.set32(State.FLAG_KIND, this.flagKind);
       f.set64(State.FLAG_A, this.flagA);
       f.set64(State.FLAG_B, this.flagB);
@@ -235,15 +237,21 @@ export class RegionEmitter extends Emitter {
 
   /** Puts the kind into its local, where it is known. */
   storeKind(): void {
-    const { kind, derived } = this.state;
-    if (kind >= 0) this.f.set(this.flagKind, i32(unresolved(kind, derived)));
+    const { kind, derived, narrow } = this.state;
+    if (kind >= 0) this.f.set(this.flagKind, i32(unresolved(kind, derived || (narrow ? 32 : 0))));
   }
 
-  /** Computes the result where it is not stored. */
+  /** Brings the flags into the form of flags.ts where they are not: {@link unresolved}. */
   private resolve(): void {
     const { f } = this;
-    f.set(this.flagR, f.call64(flagResult, this.flagKind, this.flagA, this.flagB, this.flagR));
-    f.set(this.flagKind, this.flagKind.and(255));
+    f.if(this.flagKind.gtU(255), () => {
+      f.markCold();
+      f.set(this.flagR, f.call64(flagResult, this.flagKind, this.flagA, this.flagB, this.flagR));
+      const shift = f.i64(this.flagKind.shrU(8).i64u().neg().and(63));
+      f.set(this.flagA, this.flagA.shl(shift).shrS(shift));
+      f.set(this.flagB, this.flagB.shl(shift).shrS(shift));
+      f.set(this.flagKind, this.flagKind.and(255));
+    });
   }
 
   private simplifyDynamic(): void {
@@ -274,13 +282,16 @@ export class RegionEmitter extends Emitter {
   }
 
   override flags(): LazyFlags {
-    const { state, flagA: a, flagB: b } = this;
+    const { state } = this;
     if (state.kind < 0) {
       this.resolve();
-      return { kind: this.flagKind, a, b, result: this.flagR };
+      return { kind: this.flagKind, a: this.flagA, b: this.flagB, result: this.flagR };
     }
+    const field = (local: I64) => (state.narrow ? Low32.of(local) : local);
+    const a = field(this.flagA);
+    const b = field(this.flagB);
     const derived = state.kind === FlagKind.ADD ? a.add(b) : a.sub(b);
-    return { kind: state.kind, a, b, result: state.derived ? derived.sx(state.derived) : this.flagR };
+    return { kind: state.kind, a, b, result: state.derived ? derived.sx(state.derived) : field(this.flagR) };
   }
 
   protected setLazy(kind: number, a: I64, b: I64 | null, result: I64 | null): void {
@@ -292,7 +303,7 @@ export class RegionEmitter extends Emitter {
     if (result && !derived) f.set(this.flagR, result);
     if (b) f.set(this.flagB, b);
     f.set(this.flagA, a);
-    this.state = { kind, derived, simple: false };
+    this.state = { kind, derived, narrow: this.low, simple: false };
   }
 
   flagsWhen(when: I32, change: () => void): void {
@@ -305,7 +316,7 @@ export class RegionEmitter extends Emitter {
     });
     const after = this.state;
     const simple = (state: FlagState) => (state.kind < 0 ? state.simple : isSimple(state.kind));
-    this.state = { kind: -1, derived: 0, simple: simple(before) && simple(after) };
+    this.state = { kind: -1, derived: 0, narrow: false, simple: simple(before) && simple(after) };
   }
 
   override carry(): I32 {
@@ -329,6 +340,14 @@ export class RegionEmitter extends Emitter {
 
   // Operands.
 
+  override read(index: number): Local<I64> {
+    if (!this.low) return super.read(index);
+    const value = this.isMemory(index) ? this.loadUnsigned(this.address(index), 32) : super.read(index);
+    return lowHalf(value);
+  }
+  override modify(index: number, change: (old: Local<I64>) => I64, always = false): void {
+    super.modify(index, this.low ? (old) => change(lowHalf(old)) : change, always);
+  }
   private operand(index: number): Operand {
     return this.operands[index] as Operand;
   }
@@ -354,20 +373,22 @@ export class RegionEmitter extends Emitter {
     const { register, high } = this.operand(index);
     if (high) {
       this.setReg(register - 4, this.reg(register - 4).and(~0xff00).or(value.and(0xff).shl(8)));
-    } else if (bits >= 32) this.setReg(register, value.zx(bits));
+    } else if (bits >= 32) this.setReg(register, this.instruction.row.name === "movzx" ? value : value.zx(bits));
     else this.setReg(register, this.reg(register).and(bits === 16 ? ~0xffff : ~0xff).or(value.zx(bits)));
   }
   protected effectiveAddress(_index: number): I64 {
     const { instruction: i, f } = this;
+    // Of LEA to 32 bits only these count.
+    const cut = (part: I64) => (i.row.name === "lea" && i.bits === 32 ? Low32.of(part) : part);
     const parts: I64[] = [];
     let displacement: bigint = BigInt(i.displacement);
     if (i.absolute) displacement = (BigInt(i.displacementHigh) << 32n) | BigInt(i.displacement >>> 0);
     if (i.relative) {
-      parts.push(this.page);
+      parts.push(cut(this.page));
       displacement += BigInt(this.offset + i.length);
-    } else if (i.base < 16) parts.push(this.reg(i.base));
-    if (i.index < 16) parts.push(this.reg(i.index).shl(i.scale));
-    if (displacement !== 0n || parts.length === 0) parts.push(i64(displacement));
+    } else if (i.base < 16) parts.push(cut(this.reg(i.base)));
+    if (i.index < 16) parts.push(cut(this.reg(i.index)).shl(i.scale));
+    if (displacement !== 0n || parts.length === 0) parts.push(cut(i64(displacement)));
     let address = parts.reduce((sum, part) => sum.add(part));
     if (i.addressBits === 32) address = address.and(0xffff_ffff);
     // LEA gives the offset.
@@ -417,7 +438,10 @@ export class RegionEmitter extends Emitter {
     return register < 0 ? null : table[register] ?? null;
   }
 
-  /** Runs `access` with the address in the memory, or `slow`. */
+  /**
+   * Runs `access` with the address in the memory, or `slow`. One compare shows that the access is aligned, so does not
+   * leave its page, and that the page is the last one; what is not aligned takes the way of other pages.
+   */
   private through(
     last: LastPage,
     side: number,
@@ -425,14 +449,14 @@ export class RegionEmitter extends Emitter {
     bytes: number,
     access: (place: Pointer) => void,
     slow: () => void,
+    mustAlign = false,
   ): void {
     const { f } = this;
-    const page = f.i64((bytes === 1 ? address : address.add(bytes - 1)).and(-4096));
-    // An access that ends in the last page may begin in the one before it, which lies elsewhere.
-    const elsewhere = bytes === 1 ? page.ne(last.tag) : page.xor(last.tag).or(address.xor(page).and(-4096)).ne(0);
     f.block((done) => {
-      f.if(elsewhere, () => {
+      f.if(address.and(-4096 | (bytes - 1)).ne(last.tag), () => {
         f.markCold();
+        if (mustAlign) this.raiseIf(address.i32().has(bytes - 1), Vector.GP, 0);
+        const page = f.i64((bytes === 1 ? address : address.add(bytes - 1)).and(-4096));
         const entry = f.pointer(this.tlbSlot(address));
         f.if(entry.i64(side).ne(page), () => {
           f.markCold();
@@ -440,7 +464,7 @@ export class RegionEmitter extends Emitter {
           f.br(done);
         });
         f.set(last.tag, page);
-        f.set(last.addend, entry.pointer(side + Tlb.ADDEND));
+        f.set(last.addend, entry.pointer((side) + Tlb.ADDEND));
       });
       access(pointerOf(address).add(last.addend));
     });
@@ -506,24 +530,22 @@ export class RegionEmitter extends Emitter {
     const last = this.lastPage(this.lastRead);
     if (!last) return super.load128(address, aligned);
     const { f } = this;
-    if (aligned) this.raiseIf(address.i32().has(15), Vector.GP, 0);
     const value = f.v128();
     this.through(last, Tlb.TAG, address, 16, (place) => f.set(value, place.v128()), () => {
       f.set(value, f.callPointer(load128Slow, address).v128());
       this.faultIf(f.s32(State.FAULT));
-    });
+    }, aligned);
     return value;
   }
   override store128(address: Local<I64>, aligned: boolean, value: V128): void {
     const last = this.lastPage(this.lastWritten);
     if (!last) return super.store128(address, aligned, value);
     const { f } = this;
-    if (aligned) this.raiseIf(address.i32().has(15), Vector.GP, 0);
     const stored = f.v128(value);
     this.through(last, Tlb.WRITE, address, 16, (place) => f.storeV128(place, stored), () => {
       f.do(store128Slow, address, stored);
       this.faultIf(f.s32(State.FAULT));
-    });
+    }, aligned);
   }
 
   // Exceptions. Nothing the guest sees has changed: the region is left before this instruction.
@@ -570,6 +592,11 @@ export class RegionEmitter extends Emitter {
   protected setLegacyStackPointer(): void {
     throw new Error("a region outside 64-bit mode");
   }
+}
+
+/** A variable of which the low 32 bits count. */
+function lowHalf(value: Local<I64>): Local<I64> {
+  return Object.assign(Low32.of(value), { index: value.index });
 }
 
 function isSimple(kind: number): boolean {
