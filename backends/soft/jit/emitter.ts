@@ -16,7 +16,7 @@ import {
   Vector,
 } from "../emitter.ts";
 import { bits, carry, condition, FlagKind, type LazyFlags } from "../flags.ts";
-import { InstructionTlb, Reg, Seg, Segment, State, Tlb } from "../layout.ts";
+import { CpuArea, InstructionTlb, LastPages, Reg, Seg, Segment, State, Tlb } from "../layout.ts";
 import type { Label, Local } from "../wasm/function.ts";
 import { type Pointer, pointerOf } from "../wasm/memory.ts";
 import { declare } from "../wasm/module.ts";
@@ -55,11 +55,11 @@ export interface OtherPage {
   physical: number;
 }
 
-/** The page that accesses through one register touched last: a loop mostly stays in it. */
-interface LastPage {
-  tag: Local<I64>;
-  addend: Local<Pointer>;
-}
+/**
+ * Where the page is that accesses through one register touched last: in {@link LastPages}, at this offset. Not in
+ * locals: with those of the guest they are more than a host has registers, and are moved wherever paths meet.
+ */
+type LastPage = number;
 
 /** The register an instruction's accesses follow: {@link RegionEmitter.prepare}; -1 for none. */
 export function followed(i: Instruction): number {
@@ -98,8 +98,8 @@ export class RegionEmitter extends Emitter {
 
   /** Whether the code is of a loop. */
   inLoop = false;
-  private readonly lastRead: (LastPage | undefined)[] = [];
-  private readonly lastWritten: (LastPage | undefined)[] = [];
+  private readonly lastRead: LastPage[] = [];
+  private readonly lastWritten: LastPage[] = [];
   /** Operands and result are {@link Low32}. */
   private low = false;
   private instruction!: Instruction;
@@ -123,10 +123,8 @@ export class RegionEmitter extends Emitter {
 
   /** Loops access memory through this register. */
   prepare(register: number): void {
-    if (this.lastRead[register]) return;
-    const { f } = this;
-    this.lastRead[register] = { tag: f.i64(), addend: f.pointer() };
-    this.lastWritten[register] = { tag: f.i64(), addend: f.pointer() };
+    this.lastRead[register] = CpuArea.LAST_PAGES + register * LastPages.ENTRY;
+    this.lastWritten[register] = this.lastRead[register] + LastPages.WRITE;
   }
 
   /** Where the region is left: RIP in {@link exitRip}, flags in their locals. */
@@ -185,7 +183,7 @@ export class RegionEmitter extends Emitter {
     f.set(this.flagA, f.s64(State.FLAG_A));
     f.set(this.flagB, f.s64(State.FLAG_B));
     f.set(this.flagR, f.s64(State.FLAG_RESULT));
-    for (const last of [...this.lastRead, ...this.lastWritten]) if (last) f.set(last.tag, i64(-1));
+    for (const last of [...this.lastRead, ...this.lastWritten]) if (last) f.set64(last + Tlb.TAG, -1);
     if (simpleFlags) this.simplifyDynamic();
   }
 
@@ -432,7 +430,7 @@ export class RegionEmitter extends Emitter {
 
   // Memory: in loops the page of the last access comes before the TLB.
 
-  private lastPage(table: readonly (LastPage | undefined)[]): LastPage | null {
+  private lastPage(table: readonly LastPage[]): LastPage | null {
     if (!this.inLoop) return null;
     const register = followed(this.instruction);
     return register < 0 ? null : table[register] ?? null;
@@ -453,7 +451,7 @@ export class RegionEmitter extends Emitter {
   ): void {
     const { f } = this;
     f.block((done) => {
-      f.if(address.and(-4096 | (bytes - 1)).ne(last.tag), () => {
+      f.if(address.and(-4096 | (bytes - 1)).ne(f.s64(last + Tlb.TAG)), () => {
         f.markCold();
         if (mustAlign) this.raiseIf(address.i32().has(bytes - 1), Vector.GP, 0);
         const page = f.i64((bytes === 1 ? address : address.add(bytes - 1)).and(-4096));
@@ -463,10 +461,10 @@ export class RegionEmitter extends Emitter {
           slow();
           f.br(done);
         });
-        f.set(last.tag, page);
-        f.set(last.addend, entry.pointer((side) + Tlb.ADDEND));
+        f.set64(last + Tlb.TAG, page);
+        f.setPointer(last + Tlb.ADDEND, entry.pointer(side + Tlb.ADDEND));
       });
-      access(pointerOf(address).add(last.addend));
+      access(pointerOf(address).add(f.sPointer(last + Tlb.ADDEND)));
     });
   }
 
