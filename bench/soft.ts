@@ -32,13 +32,14 @@ const ROWS: Row[] = [
   { name: "sieve", program: "sieve", count: 800, units: 1, unit: "M rounds/s" },
   { name: "SHA-256", program: "sha256", count: 700_000, units: 64, unit: "MB/s" },
   { name: "switch interpreter", program: "switch_interpreter", count: 12_000_000, units: 12, unit: "M steps/s" },
-  { name: "rep movsb", program: "rep_movsb", count: 100, units: 1 << 20, unit: "MB/s" },
-  { name: "rep stosq", program: "rep_stosq", count: 1000, units: 1 << 20, unit: "MB/s" },
+  { name: "rep movsb", program: "rep_movsb", count: 150, units: 1 << 20, unit: "MB/s" },
+  { name: "rep stosq", program: "rep_stosq", count: 4000, units: 1 << 20, unit: "MB/s" },
   { name: "8-byte copies", program: "copy8", count: 1000, units: 1 << 20, unit: "MB/s" },
-  { name: "SSE copies", program: "copy16", count: 1000, units: 1 << 20, unit: "MB/s" },
+  { name: "SSE copies", program: "copy16", count: 3000, units: 1 << 20, unit: "MB/s" },
   { name: "SSE2 double", program: "sse2_double", count: 30_000_000, units: 6, unit: "MFLOPS" },
-  { name: "SYSCALL and SYSRET", program: "system_call", count: 1_500_000, units: 1, unit: "M/s" },
-  { name: "page fault", program: "page_fault", count: 150_000, units: 1, unit: "M/s" },
+  { name: "SYSCALL and SYSRET", program: "system_call", count: 15_000_000, units: 1, unit: "M/s" },
+  { name: "page fault", program: "page_fault", count: 1_000_000, units: 1, unit: "M/s" },
+  { name: "context switch", program: "context_switch", count: 500_000, units: 2, unit: "M/s" },
 ];
 
 const LOAD = 0x10_0000;

@@ -82,17 +82,36 @@ const writeLow = (e: Emitter, format: Format, value: I64) =>
 const lowBits = (e: Emitter, index: number, format: Format): Local<I64> =>
   e.f.i64(format === DOUBLE ? e.readXmm(index).i64(0) : e.readXmm(index).i32(0).i64u());
 
+/**
+ * An operand as a number and as its bits. The number comes from the vector itself: by way of a general register it
+ * would be late for the operation by several cycles.
+ */
+function operand(e: Emitter, index: number, format: Format): { bits: Local<I64>; value: Local<F64 | F32> } {
+  const { f } = e;
+  if (e.isMemory(index)) {
+    const bits = readBits(e, index, format);
+    return { bits, value: number(e, format, bits) as unknown as Local<F64 | F32> };
+  }
+  const vector = f.v128(e.readXmm(index));
+  return format === DOUBLE
+    ? { bits: f.i64(vector.i64(0)), value: f.f64(vector.f64(0)) }
+    : { bits: f.i64(vector.i32(0).i64u()), value: f.f32(vector.f32(0)) };
+}
+
 const scalar = (format: Format, operation: number, plain: Plain): Emit => (e) => {
   const { f } = e;
-  const b = readBits(e, 1, format);
-  const a = operation === FloatOp.SQRT ? b : lowBits(e, 0, format);
-  const r = bitsOf(e, plain(number(e, format, a), number(e, format, b)));
-  const fit = isFast(e).and(isOrdinaryResult(format, r)).and(isNotDenormal(format, b));
-  const fast = operation === FloatOp.SQRT ? fit : fit.and(isNotDenormal(format, a));
+  const b = operand(e, 1, format);
+  const a = operation === FloatOp.SQRT ? b : operand(e, 0, format);
+  const result = plain(a.value as unknown as Scalar, b.value as unknown as Scalar) as unknown as F64 | F32;
+  const value = result instanceof F64 ? f.f64(result) : f.f32(result);
+  const r = bitsOf(e, value as unknown as Scalar);
+  const fit = isFast(e).and(isOrdinaryResult(format, r)).and(isNotDenormal(format, b.bits));
+  const fast = operation === FloatOp.SQRT ? fit : fit.and(isNotDenormal(format, a.bits));
   f.if(fast.eqz(), () => {
-    e.checked(r, f.call64(scalarOperation[format.bits], operation, a, b));
+    e.checked(r, f.call64(scalarOperation[format.bits], operation, a.bits, b.bits));
+    f.set<F64 | F32>(value, format === DOUBLE ? r.bitsF64() : r.i32().bitsF32());
   });
-  writeLow(e, format, r);
+  e.writeXmm(0, value instanceof F64 ? e.readXmm(0).withF64(0, value) : e.readXmm(0).withF32(0, value));
 };
 
 const simd = (format: Format) =>
