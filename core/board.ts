@@ -29,8 +29,8 @@ export interface BoardDisk extends DiskSpec {
 export interface Blueprint {
   partition: PartitionHandle;
   board: BoardConfig;
-  /** Bytes of the {@link import("./registers.ts").RegisterFile}. */
-  registers: SharedArrayBuffer;
+  /** Memory of the {@link import("./registers.ts").RegisterFile}. */
+  registers: WebAssembly.Memory;
   /** Words of the {@link import("./control.ts").Control}. */
   control: SharedArrayBuffer;
   /** {@link import("./byte_ring.ts").ByteRing}s of the console. */

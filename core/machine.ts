@@ -170,7 +170,7 @@ export class Machine {
       this.blueprint = {
         partition: this.partition.handle(),
         board: config,
-        registers: new RegisterFile().buffer,
+        registers: RegisterFile.allocate(),
         control: this.control.words.buffer,
         consoleInput: ByteRing.allocate(CONSOLE_RING_BYTES),
         consoleOutput: ByteRing.allocate(CONSOLE_RING_BYTES),

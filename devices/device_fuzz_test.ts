@@ -62,7 +62,7 @@ class Board {
   readonly blocks: Registers[] = [];
 
   constructor() {
-    const file = new RegisterFile(new SharedArrayBuffer(1 << 16));
+    const file = new RegisterFile(RegisterFile.allocate(65536));
     const block = (device: { WORDS: number }): Registers => {
       const registers = file.allocate(device.WORDS);
       this.blocks.push(registers);

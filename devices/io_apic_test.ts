@@ -8,7 +8,7 @@ import { Pic } from "./pic.ts";
 import { ManualClock } from "./test_wires.ts";
 
 function machine() {
-  const file = new RegisterFile(new SharedArrayBuffer(65536));
+  const file = new RegisterFile(RegisterFile.allocate(65536));
   const bus = new ApicBus(() => {});
   const clock = new ManualClock();
   const apics = [0, 1].map((i) =>

@@ -9,7 +9,7 @@ const FREQUENCIES = { tsc: 2e9, timer: 1e9 };
 const X2 = 0x800;
 
 function machine(cpus: number) {
-  const file = new RegisterFile(new SharedArrayBuffer(65536));
+  const file = new RegisterFile(RegisterFile.allocate(65536));
   const kicks: number[] = [];
   const bus = new ApicBus((index) => kicks.push(index));
   const clock = new ManualClock();
@@ -330,7 +330,7 @@ Deno.test("local APIC: the 8259 interrupts through LINT0 in virtual wire mode", 
 });
 
 Deno.test("local APICs of two threads: 10 000 IPIs each way, none lost", async () => {
-  const registers = new SharedArrayBuffer(65536);
+  const registers = RegisterFile.allocate(65536);
   const clock = new ManualClock();
   const file = new RegisterFile(registers);
   const bus = new ApicBus(() => {});

@@ -5,7 +5,7 @@ import { ApicBus } from "./apic_bus.ts";
 import { LocalApic } from "./local_apic.ts";
 
 declare const self: {
-  onmessage: (event: MessageEvent<{ registers: SharedArrayBuffer; index: number; count: number }>) => void;
+  onmessage: (event: MessageEvent<{ registers: WebAssembly.Memory; index: number; count: number }>) => void;
   postMessage(received: number): void;
 };
 

@@ -5,7 +5,7 @@ import { RegisterFile, type Registers } from "../core/registers.ts";
 
 /** Registers of a device on its own. */
 export function registersOf(device: { readonly WORDS: number }): Registers {
-  return new RegisterFile(new SharedArrayBuffer(8192)).allocate(device.WORDS);
+  return new RegisterFile(RegisterFile.allocate(65536)).allocate(device.WORDS);
 }
 
 /** Time that passes when told to. */

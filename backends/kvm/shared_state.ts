@@ -3,6 +3,7 @@
  */
 import { C, check, Kvm, KvmStruct, libc, libcAddress, SigAction } from "./abi.ts";
 import type { MemoryRegion } from "../../core/hypervisor.ts";
+import { lockWord, unlockWord } from "../../core/mutex.ts";
 
 /** Signal that takes a vCPU out of KVM_RUN: a real-time one that neither glibc (32-34) nor Deno uses. */
 export const KICK_SIGNAL = 50;
@@ -106,11 +107,11 @@ export class SharedState {
 
   /** Runs `action` while no other Worker changes slots. */
   locked<T>(action: () => T): T {
-    lock(this.words, LOCK);
+    lockWord(this.words, LOCK);
     try {
       return action();
     } finally {
-      unlock(this.words, LOCK);
+      unlockWord(this.words, LOCK);
     }
   }
 
@@ -171,10 +172,10 @@ export class SharedState {
   /** Tells all Workers where vCPU `index` can be kicked. */
   openVcpu(index: number, threadId: number, runPage: number): void {
     const at = FIRST_VCPU + index * VCPU_WORDS;
-    lock(this.words, at);
+    lockWord(this.words, at);
     this.words[at + 1] = threadId;
     this.runPages[(at + 2) / 2] = runPage;
-    unlock(this.words, at);
+    unlockWord(this.words, at);
   }
   /** After this no Worker touches the vCPU's run page any more. */
   closeVcpu(index: number): void {
@@ -189,7 +190,7 @@ export class SharedState {
     if (!(index >= 0 && index < this.vcpus)) return;
     const at = FIRST_VCPU + index * VCPU_WORDS;
     // Held so that neither the page nor the thread goes away between the look and the kick.
-    lock(this.words, at);
+    lockWord(this.words, at);
     const threadId = this.words[at + 1];
     if (threadId !== 0) {
       const page = Deno.UnsafePointerView.getArrayBuffer(
@@ -203,19 +204,8 @@ export class SharedState {
         libc().tgkill(Deno.pid, threadId, KICK_SIGNAL);
       }
     }
-    unlock(this.words, at);
+    unlockWord(this.words, at);
   }
-}
-
-/** A mutex in one word; see `core/registers.ts` for its three states. */
-function lock(words: Int32Array, at: number): void {
-  while (Atomics.compareExchange(words, at, 0, 1) !== 0) {
-    if (Atomics.exchange(words, at, 2) === 0) return;
-    Atomics.wait(words, at, 2);
-  }
-}
-function unlock(words: Int32Array, at: number): void {
-  if (Atomics.exchange(words, at, 0) === 2) Atomics.notify(words, at, 1);
 }
 
 /** Host memory mapped outside V8's heap: zeroed, unreserved, in huge pages where the host gives them. */

@@ -3,6 +3,7 @@
  * but a vCPU's own kick word.
  */
 import type { MemoryRegion } from "../../core/hypervisor.ts";
+import { lockWord, unlockWord } from "../../core/mutex.ts";
 
 /** Memory regions of one partition. */
 export const MAX_REGIONS = 256;
@@ -74,16 +75,11 @@ export class SharedState {
 
   /** Runs `action` while no other Worker changes regions. */
   locked<T>(action: () => T): T {
-    // The mutex of `core/registers.ts`: free, held, held with others waiting.
-    const { words } = this;
-    while (Atomics.compareExchange(words, LOCK, 0, 1) !== 0) {
-      if (Atomics.exchange(words, LOCK, 2) === 0) break;
-      Atomics.wait(words, LOCK, 2);
-    }
+    lockWord(this.words, LOCK);
     try {
       return action();
     } finally {
-      if (Atomics.exchange(words, LOCK, 0) === 2) Atomics.notify(words, LOCK, 1);
+      unlockWord(this.words, LOCK);
     }
   }
 

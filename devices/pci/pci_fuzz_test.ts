@@ -79,7 +79,7 @@ class Target extends PciFunction {
   }
 }
 
-function build(shared?: SharedArrayBuffer) {
+function build(shared?: WebAssembly.Memory) {
   const file = new RegisterFile(shared);
   const state = { messages: 0, levels: [0, 0] };
   const bus = new PciBus(file, {
@@ -118,7 +118,7 @@ Deno.test("fuzz: PCI, all of it, from two Workers", () => {
     const first = build();
     first.bus.initialize();
     first.bus.assignBars(WINDOWS);
-    const machines = [first, build(first.file.buffer)];
+    const machines = [first, build(first.file.memory)];
     const address = new Float64Array(1);
     const view = new DataView(new ArrayBuffer(8));
     const value = () => [0, -1, next(0xffff_ffff), 1 << next(32), WINDOWS[0].start + next(0x2000_0000)][next(5)];

@@ -59,7 +59,7 @@ class TestFunction extends PciFunction {
 }
 
 /** One machine's worth of PCI; over the registers of another, its second Worker. */
-function build(shared?: SharedArrayBuffer) {
+function build(shared?: WebAssembly.Memory) {
   const file = new RegisterFile(shared);
   const messages: [number, number][] = [];
   const levels = [0, 0, 0, 0];
@@ -185,7 +185,7 @@ Deno.test("pci: BARs are sized, placed and moved", () => {
 
 Deno.test("pci: a BAR that one Worker moves has moved for another", () => {
   const first = started();
-  const second = build(first.file.buffer);
+  const second = build(first.file.memory);
   assert.deepEqual(second.bus.bars.map((b) => b.base), first.bus.bars.map((b) => b.base));
   const base = first.functions[2].bars[0].base;
   second.write(base, 5);

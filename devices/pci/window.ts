@@ -7,7 +7,7 @@ import type { PciBus } from "./bus.ts";
 /** Finding a BAR reads words only, and the device behind it has a lock: none is needed here. */
 class NoLock extends Registers {
   constructor() {
-    super(new Int32Array(0));
+    super(new Int32Array(0), { lock() {}, unlock() {} });
   }
   override lock(): void {}
   override unlock(): void {}

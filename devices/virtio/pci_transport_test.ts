@@ -285,7 +285,7 @@ Deno.test("transport: a device kept in shared words goes on in another Worker's 
   driver.queues[0].collect();
   // The same machine built again over copies of the same bytes: what a snapshot restores.
   const copy = new TestMachine();
-  new Uint8Array(copy.file.buffer).set(new Uint8Array(machine.file.buffer));
+  new Uint8Array(copy.file.memory.buffer).set(new Uint8Array(machine.file.memory.buffer));
   copy.memory.bytes.set(machine.memory.bytes);
   const twin = new VirtioBlock(copy.file, {
     wake: copy.wake,

@@ -104,7 +104,7 @@ export class TestMachine {
    * @param hole where RAM below 4 GiB ends
    * @param shared the buffers of a machine in another Worker, to build the same one over them
    */
-  constructor(memoryBytes = 16 << 20, hole = HOLE, shared?: { registers: SharedArrayBuffer; ram: SharedArrayBuffer }) {
+  constructor(memoryBytes = 16 << 20, hole = HOLE, shared?: { registers: WebAssembly.Memory; ram: SharedArrayBuffer }) {
     const buffer = shared?.ram ?? new SharedArrayBuffer(memoryBytes + 2 * GUARD);
     this.file = new RegisterFile(shared?.registers);
     this.memory = new GuestMemory({ buffer, byteOffset: GUARD, size: memoryBytes, address: 0 }, hole);

@@ -33,7 +33,7 @@ Deno.test("two threads: requests, notifications, resets and queue resets, none l
     worker.postMessage(
       {
         ram: machine.memory.bytes.buffer as SharedArrayBuffer,
-        registers: machine.file.buffer,
+        registers: machine.file.memory,
         control: words.buffer,
         memoryBytes: MEMORY,
       } satisfies Start,

@@ -5,7 +5,7 @@ import { MemoryDisk, TestMachine } from "./testing.ts";
 /** What the test posts. */
 export interface Start {
   ram: SharedArrayBuffer;
-  registers: SharedArrayBuffer;
+  registers: WebAssembly.Memory;
   /** Word 0: rung by `wake`; 1: interrupts sent; 2: set to stop; 3: set once serving. */
   control: SharedArrayBuffer;
   memoryBytes: number;

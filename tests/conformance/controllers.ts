@@ -26,7 +26,7 @@ export interface Controllers {
 export function buildControllers(
   partition: Partition,
   cpus: number,
-  registers: SharedArrayBuffer,
+  registers: WebAssembly.Memory,
   ownCpu: number,
 ): Controllers {
   const file = new RegisterFile(registers);

@@ -63,7 +63,7 @@ export class Guest {
   readonly ram: MemoryRegion = { guestAddress: 0, offset: 0, size: Layout.RAM_SIZE };
   private readonly cpus: number;
   private readonly controllers: Controllers | null = null;
-  private readonly controllerRegisters: SharedArrayBuffer | null = null;
+  private readonly controllerRegisters: WebAssembly.Memory | null = null;
   private readonly vcpus: GuestVcpu[] = [];
   private closed = false;
 
@@ -83,7 +83,7 @@ export class Guest {
     this.partition.mapMemory(this.ram);
     this.interrupts = this.partition.interrupts;
     if (!this.partition.controllers.ioApic) {
-      this.controllerRegisters = new SharedArrayBuffer(RegisterFile.BYTES);
+      this.controllerRegisters = RegisterFile.allocate();
       this.controllers = buildControllers(this.partition, this.cpus, this.controllerRegisters, -1);
       for (const apic of this.controllers.apics) apic.reset();
       this.interrupts = this.controllers.interrupts;
@@ -170,7 +170,7 @@ export class GuestVcpu {
     this.index = index;
   }
 
-  async open(handle: OpenRequest["handle"], controllers: SharedArrayBuffer | null): Promise<void> {
+  async open(handle: OpenRequest["handle"], controllers: WebAssembly.Memory | null): Promise<void> {
     await this.ask({
       kind: "open",
       handle,

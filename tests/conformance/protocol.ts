@@ -14,7 +14,7 @@ export interface OpenRequest {
   handle: PartitionHandle;
   index: number;
   /** Registers of the interrupt controllers of `devices/`, where the backend has none; else null. */
-  controllers: SharedArrayBuffer | null;
+  controllers: WebAssembly.Memory | null;
   shared: SharedArrayBuffer;
 }
 
@@ -28,6 +28,8 @@ export interface RunRequest {
   msrFault: boolean;
   /** False: the state is set and read, and nothing runs. */
   enter: boolean;
+  /** Stops after this many exits, which were answered, but not gone on from. */
+  exits?: number;
   singleStep?: boolean;
   breakpoints?: bigint[];
   /** Whether the state is wanted at the end. */

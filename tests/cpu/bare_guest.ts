@@ -39,7 +39,7 @@ export async function runBareGuest(guest: BareGuest): Promise<BareResult> {
       partition.mapMemory({ guestAddress: megabyte, offset: megabyte, size: guest.ram - megabyte });
     }
   } else partition.mapMemory({ guestAddress: 0, offset: 0, size: guest.ram });
-  const controllers = new SharedArrayBuffer(RegisterFile.BYTES);
+  const controllers = RegisterFile.allocate();
   for (const apic of buildControllers(partition, 1, controllers, -1).apics) apic.reset();
   const shared = new SharedArrayBuffer(Word.WORDS * 4);
   const worker = new Worker(new URL("./bare_worker.ts", import.meta.url), { type: "module" });

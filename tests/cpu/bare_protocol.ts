@@ -23,7 +23,7 @@ export const Word = { STOP: 0, EXITS: 1, WORDS: 16 } as const;
 export interface BareRequest {
   handle: PartitionHandle;
   /** Registers of the interrupt controllers of `devices/`. */
-  controllers: SharedArrayBuffer;
+  controllers: WebAssembly.Memory;
   shared: SharedArrayBuffer;
   /** The state to begin in; null: as after RESET. */
   state: ArrayBuffer | null;

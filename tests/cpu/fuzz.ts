@@ -31,7 +31,7 @@ export async function fuzz(first: number, count: number): Promise<FuzzOutcome> {
   const partition = soft.createPartition({ architecture: "x86_64", cpus: 1, memory: FUZZ_RAM, epoch: monotonicNow() });
   partition.allocateMemory(FUZZ_RAM);
   partition.mapMemory({ guestAddress: 0, offset: 0, size: FUZZ_RAM });
-  const controllers = new SharedArrayBuffer(RegisterFile.BYTES);
+  const controllers = RegisterFile.allocate();
   for (const apic of buildControllers(partition, 1, controllers, -1).apics) apic.reset();
   const shared = new SharedArrayBuffer(FuzzWord.WORDS * 4);
   const words = new Int32Array(shared);

@@ -7,7 +7,7 @@ import { Random } from "./random.ts";
 
 export interface FuzzRequest {
   handle: PartitionHandle;
-  controllers: SharedArrayBuffer;
+  controllers: WebAssembly.Memory;
   shared: SharedArrayBuffer;
   first: number;
   count: number;
