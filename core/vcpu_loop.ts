@@ -5,7 +5,7 @@
 import type { Bus } from "./bus.ts";
 import type { ByteRing } from "./byte_ring.ts";
 import { Command, type Control, EndReason } from "./control.ts";
-import { Exit, type Vcpu } from "./hypervisor.ts";
+import { Exit, type ExitReason, type Vcpu } from "./hypervisor.ts";
 
 /** How {@link runVcpu} came back. */
 export const LoopEnd = { COMMAND: 0, FAILED: 1 } as const;
@@ -28,56 +28,53 @@ export function runVcpu(
   while (control.commandSeen === Command.RUN) {
     const reason = vcpu.run();
     counters[reason]++;
-    switch (reason) {
-      case Exit.IO_WRITE: {
-        portAddress[0] = vcpu.port;
-        const size = vcpu.size;
-        for (let i = 0, at = vcpu.dataOffset; i < vcpu.count; i++, at += size) {
-          while (output.seemsFull && control.command === Command.RUN) waitForRoom(output);
-          ports.write(portAddress, size, view, at);
-        }
-        break;
-      }
-      case Exit.IO_READ: {
-        portAddress[0] = vcpu.port;
-        const size = vcpu.size;
-        for (let i = 0, at = vcpu.dataOffset; i < vcpu.count; i++, at += size) {
-          ports.read(portAddress, size, view, at);
-        }
-        break;
-      }
-      case Exit.MMIO_WRITE:
-        memory.write(address, vcpu.size, view, vcpu.dataOffset);
-        break;
-      case Exit.MMIO_READ:
-        memory.read(address, vcpu.size, view, vcpu.dataOffset);
-        break;
-      case Exit.INTERRUPTED:
-        break;
-      case Exit.HALT:
-        // Interrupts are off and nothing can end this halt but a command: as on hardware, it lasts.
-        control.waitWhile(Command.RUN);
-        break;
-      case Exit.MSR_READ:
-      case Exit.MSR_WRITE:
-        vcpu.msrFault = 1;
-        break;
-      case Exit.HYPERCALL:
-        // Answered as KVM does for a number it does not know: -ENOSYS would need rax; a backend does that itself.
-        break;
-      case Exit.DEBUG:
-        break;
-      case Exit.SHUTDOWN:
-        control.end(EndReason.TRIPLE_FAULT);
-        break;
-      case Exit.RESET:
-        control.end(EndReason.RESET);
-        break;
-      default:
-        return LoopEnd.FAILED;
+    // One call of each kind, for ports and memory alike: V8 puts only so much code in place of calls in one function.
+    let bus = memory;
+    let where = address;
+    let left = 1;
+    if (reason === Exit.IO_WRITE || reason === Exit.IO_READ) {
+      bus = ports;
+      where = portAddress;
+      portAddress[0] = vcpu.port;
+      left = vcpu.count;
     }
+    if (reason === Exit.IO_WRITE || reason === Exit.MMIO_WRITE) {
+      for (let at = vcpu.dataOffset; left > 0; left--, at += vcpu.size) {
+        while (output.seemsFull && control.command === Command.RUN) waitForRoom(output);
+        bus.write(where, vcpu.size, view, at);
+      }
+    } else if (reason === Exit.IO_READ || reason === Exit.MMIO_READ) {
+      for (let at = vcpu.dataOffset; left > 0; left--, at += vcpu.size) bus.read(where, vcpu.size, view, at);
+    } else if (!answer(reason, vcpu, control)) return LoopEnd.FAILED;
   }
   return LoopEnd.COMMAND;
+}
+
+/** The exits that are no device's; false when the guest cannot go on. */
+function answer(reason: ExitReason, vcpu: Vcpu, control: Control): boolean {
+  switch (reason) {
+    case Exit.HALT:
+      // Interrupts are off and nothing can end this halt but a command: as on hardware, it lasts.
+      control.waitWhile(Command.RUN);
+      return true;
+    case Exit.MSR_READ:
+    case Exit.MSR_WRITE:
+      vcpu.msrFault = 1;
+      return true;
+    case Exit.INTERRUPTED:
+    case Exit.DEBUG:
+    case Exit.HYPERCALL:
+      // A hypercall is answered as KVM does for a number it does not know: -ENOSYS would need rax; a backend does that.
+      return true;
+    case Exit.SHUTDOWN:
+      control.end(EndReason.TRIPLE_FAULT);
+      return true;
+    case Exit.RESET:
+      control.end(EndReason.RESET);
+      return true;
+    default:
+      return false;
+  }
 }
 
 /** Sleeps until the control thread has drained some of the ring, or a tenth of a second. */

@@ -17,6 +17,7 @@ import { StateMover } from "./x64_state.ts";
 
 const RUN = { ...KvmStruct.kvm_run, ...KvmX64Struct.kvm_run };
 const KVM_RUN = Kvm.RUN;
+const { EXIT_IO, EXIT_IO_OUT, EXIT_MMIO } = Kvm;
 const IMMEDIATE_EXIT = RUN.immediate_exit;
 const TWO_32 = 0x1_0000_0000;
 // Indices of fields of struct kvm_run as 32-bit words.
@@ -26,9 +27,8 @@ const IO_DATA_OFFSET = RUN["io.data_offset"] / 4;
 const MMIO_ADDRESS = RUN["mmio.phys_addr"] / 4;
 const MMIO_LENGTH = RUN["mmio.len"] / 4;
 const MSR_INDEX = RUN["msr.index"] / 4;
-const IO_DIRECTION = RUN["io.direction"];
-const IO_SIZE = RUN["io.size"];
-const IO_PORT = RUN["io.port"] / 2;
+// Direction and size, bytes, and port, 16 bits, in one word.
+const IO = RUN["io.direction"] / 4;
 const MMIO_DATA = RUN["mmio.data"];
 const MMIO_IS_WRITE = RUN["mmio.is_write"];
 const MSR_ERROR = RUN["msr.error"];
@@ -58,8 +58,8 @@ export class KvmX64Vcpu implements Vcpu {
   private readonly runPage: number;
   private readonly runBuffer: ArrayBuffer;
   private readonly words: Int32Array;
-  private readonly doubleWords: Uint32Array;
-  private readonly halfWords: Uint16Array;
+  /** One KVM_RUN: an exit reason, or {@link AGAIN}. */
+  private readonly enter: () => number;
   private readonly mover: StateMover;
   private msrPending = false;
   /** The debugger steps over a breakpoint's instruction. */
@@ -98,8 +98,7 @@ export class KvmX64Vcpu implements Vcpu {
     this.bytes = new Uint8Array(this.runBuffer);
     this.view = new DataView(this.runBuffer);
     this.words = new Int32Array(this.runBuffer);
-    this.doubleWords = new Uint32Array(this.runBuffer);
-    this.halfWords = new Uint16Array(this.runBuffer);
+    this.enter = this.entering(new Uint32Array(this.runBuffer));
     try {
       check(ioctlBuffer(this.fd, KvmX64.SET_CPUID2, cpuid), "setting CPUID");
       this.setFastStrings();
@@ -123,10 +122,9 @@ export class KvmX64Vcpu implements Vcpu {
   run(): ExitReason {
     if (this.msrPending) this.answerMsr();
     if (this.controller !== null) return this.runWithController(this.controller);
-    for (;;) {
-      const reason = this.enter();
-      if (reason >= 0) return reason as ExitReason;
-    }
+    let reason = this.enter();
+    while (reason < 0) reason = this.enter();
+    return reason as ExitReason;
   }
 
   attachLocalApic(controller: LocalInterruptController): void {
@@ -187,21 +185,36 @@ export class KvmX64Vcpu implements Vcpu {
     libc().close(this.fd);
   }
 
-  /** One KVM_RUN: an exit reason, or {@link AGAIN}. */
-  private enter(): number {
-    if (this.ioctl(this.fd, KVM_RUN, 0) !== 0) return this.notEntered();
-    switch (this.words[EXIT_REASON]) {
-      case Kvm.EXIT_IO:
-        this.size = this.bytes[IO_SIZE];
-        this.port = this.halfWords[IO_PORT];
-        this.count = this.words[IO_COUNT];
-        this.dataOffset = this.words[IO_DATA_OFFSET];
-        return this.bytes[IO_DIRECTION] === Kvm.EXIT_IO_OUT ? Exit.IO_WRITE : Exit.IO_READ;
-      case Kvm.EXIT_MMIO:
-        this.address[0] = this.doubleWords[MMIO_ADDRESS] + this.doubleWords[MMIO_ADDRESS + 1] * TWO_32;
-        this.size = this.words[MMIO_LENGTH];
+  /**
+   * Makes {@link enter}. What it closes over is constant to V8 where the fields of an object are not: addresses of the
+   * views and the descriptor become part of the code.
+   */
+  private entering(doubleWords: Uint32Array): () => number {
+    const { fd, ioctl, words, bytes, address } = this;
+    return () => {
+      if (ioctl(fd, KVM_RUN, 0) !== 0) return this.notEntered();
+      const exit = words[EXIT_REASON];
+      if (exit === EXIT_IO) {
+        const io = words[IO];
+        this.size = io >> 8 & 0xff;
+        this.port = io >>> 16;
+        this.count = words[IO_COUNT];
+        this.dataOffset = words[IO_DATA_OFFSET];
+        return (io & 0xff) === EXIT_IO_OUT ? Exit.IO_WRITE : Exit.IO_READ;
+      }
+      if (exit === EXIT_MMIO) {
+        address[0] = doubleWords[MMIO_ADDRESS] + doubleWords[MMIO_ADDRESS + 1] * TWO_32;
+        this.size = words[MMIO_LENGTH];
         this.dataOffset = MMIO_DATA;
-        return this.bytes[MMIO_IS_WRITE] !== 0 ? Exit.MMIO_WRITE : Exit.MMIO_READ;
+        return bytes[MMIO_IS_WRITE] !== 0 ? Exit.MMIO_WRITE : Exit.MMIO_READ;
+      }
+      return this.decode(exit);
+    };
+  }
+
+  /** Every exit but the two that devices answer. */
+  private decode(exit: number): number {
+    switch (exit) {
       case Kvm.EXIT_X86_RDMSR:
         return this.leaveForMsr(Exit.MSR_READ);
       case Kvm.EXIT_X86_WRMSR:
