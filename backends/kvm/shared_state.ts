@@ -182,6 +182,17 @@ export class SharedState {
     this.openVcpu(index, 0, 0);
   }
 
+  /** Runs `action` while nobody kicks the vCPU. */
+  withoutKicks(index: number, action: () => void): void {
+    const at = FIRST_VCPU + index * VCPU_WORDS;
+    lockWord(this.words, at);
+    try {
+      action();
+    } finally {
+      unlockWord(this.words, at);
+    }
+  }
+
   /**
    * Makes a vCPU leave KVM_RUN, or its next KVM_RUN return at once. `immediate_exit` comes before the signal: it covers
    * a thread that has looked at its commands but is not yet in KVM_RUN; the signal covers one that is.

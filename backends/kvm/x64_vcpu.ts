@@ -33,6 +33,16 @@ const MMIO_DATA = RUN["mmio.data"];
 const MMIO_IS_WRITE = RUN["mmio.is_write"];
 const MSR_ERROR = RUN["msr.error"];
 const MSR_DATA = RUN["msr.data"];
+/** Exits that are completed by the next KVM_RUN. */
+const OPEN_EXITS: ReadonlySet<number> = new Set([
+  Kvm.EXIT_IO,
+  Kvm.EXIT_MMIO,
+  Kvm.EXIT_HYPERCALL,
+  Kvm.EXIT_X86_RDMSR,
+  Kvm.EXIT_X86_WRMSR,
+]);
+/** One instruction touches at most this many pieces of 8 bytes: FXSAVE's and XSAVE's areas go in pieces, too. */
+const MAX_PIECES = 1024;
 /** What an internal step returns when there is nothing for the machine to answer. */
 const AGAIN = -1;
 /** Longest sleep, in milliseconds, of a halted vCPU without KVM's APIC before it looks whether it was kicked. */
@@ -135,12 +145,14 @@ export class KvmX64Vcpu implements Vcpu {
   }
 
   getState(state: ArrayBuffer): void {
+    this.completeExit();
     this.mover.get(state);
     if (this.partition.controllers.localApic) return;
     new DataView(state).setUint32(X64.ACTIVITY, this.waitsForStartup ? 2 : this.halted ? 1 : 0, true);
   }
 
   setState(state: ArrayBuffer): void {
+    this.completeExit();
     this.mover.set(state);
     const activity = new DataView(state).getUint32(X64.ACTIVITY, true);
     this.halted = activity === 1;
@@ -286,6 +298,25 @@ export class KvmX64Vcpu implements Vcpu {
   private answerMsr(): void {
     this.bytes[MSR_ERROR] = this.msrFault;
     this.msrPending = false;
+  }
+
+  /**
+   * Lets KVM finish what the last exit began, without entering the guest. Until then the state is that of the middle of
+   * an instruction, and the next KVM_RUN would finish it over whatever state was set (Linux, Documentation/virt/kvm/api.rst,
+   * "The kvm_run structure": re-enter with immediate_exit). What takes several exits is answered with what is there.
+   */
+  private completeExit(): void {
+    if (this.msrPending) this.answerMsr();
+    const { bytes, words } = this;
+    this.partition.shared.withoutKicks(this.index, () => {
+      const kicked = bytes[IMMEDIATE_EXIT];
+      bytes[IMMEDIATE_EXIT] = 1;
+      for (let left = MAX_PIECES; left > 0 && OPEN_EXITS.has(words[EXIT_REASON]); left--) {
+        words[EXIT_REASON] = Kvm.EXIT_INTR;
+        if (this.ioctl(this.fd, KVM_RUN, 0) !== 0) words[EXIT_REASON] = Kvm.EXIT_INTR;
+      }
+      bytes[IMMEDIATE_EXIT] = kicked;
+    });
   }
 
   private systemEvent(): ExitReason {

@@ -71,7 +71,39 @@ async function moveTo(
 
 const le = (value: number) => [value & 255, value >> 8 & 255, value >> 16 & 255, value >>> 24];
 
+/** What leaves the guest, each in its own way: one exit, or one of several. */
+const LEAVING: Record<string, (code: Assembler) => void> = {
+  "a port write": (code) => code.out(0x80, "al"),
+  "a port read": (code) => code.in("eax", 0x80),
+  "a memory write": (code) => code.mov(at({ displacement: Layout.MMIO }), "eax"),
+  "a memory read": (code) => code.mov("eax", at({ displacement: Layout.MMIO })),
+  "a string's port write": (code) => code.string("outs", 1, true),
+  "a string's port read": (code) => code.string("ins", 1, true),
+  "half of a 16-byte store": (code) => code.vector("movups", at({ displacement: Layout.MMIO }), "xmm0"),
+  "half of a 16-byte load": (code) => code.vector("movups", "xmm0", at({ displacement: Layout.MMIO })),
+};
+
 export const stateBehaviours: Behaviour[] = [
+  ...Object.entries(LEAVING).map(([name, leave]): Behaviour => ({
+    // As when a guest resets its machine by a register of a device.
+    name: `a state set after ${name} is where the guest goes on, with nothing left of the exit`,
+    run: (subject) =>
+      withGuest(subject, async (guest) => {
+        const state = startState(32);
+        const view = new DataView(state);
+        const registers = { rcx: 8n, rdx: 0x80n, rsi: BigInt(DATA), rdi: BigInt(DATA) };
+        const numbers = { rcx: 1, rdx: 2, rsi: 6, rdi: 7 };
+        for (const [name, value] of Object.entries(registers)) {
+          view.setBigUint64(X64.GPR + numbers[name as keyof typeof numbers] * 8, value, true);
+        }
+        const first = await guest.run(32, leave, { state, exits: 1, answers: [1, 2, 3, 4, 5, 6, 7, 8] });
+        assert.equal(first.end, "enough");
+        // At the same address, so that nothing but the state tells the two apart.
+        const second = await guest.run(32, (code) => code.mov("edx", 0x81).out("dx", "eax"));
+        assert.deepEqual(second.log, ["out 0x81 00000000"]);
+        assert.equal(second.end, "done");
+      }),
+  })),
   ...MODES.map((bits): Behaviour => ({
     name: `state that was set is what is read, ${bits}-bit`,
     run: (subject) =>

@@ -119,6 +119,7 @@ function loop(vcpu: Vcpu, request: RunRequest, log: string[], answers: number[])
       default:
         return EXIT_NAMES[reason];
     }
+    if (exits + 1 === request.exits) return "enough";
   }
   return `more than ${MAX_EXITS} exits`;
 }

@@ -53,10 +53,8 @@ export function markAsking(nodes: readonly Node[]): void {
   const passes = new Map<Node, boolean>();
   for (const node of nodes) {
     let decided = false;
-    const { instructions } = node.block;
-    const unseen = unseenFlags(instructions);
-    for (const [n, i] of instructions.entries()) {
-      if (looks(i, !unseen[n])) {
+    for (const i of node.block.instructions) {
+      if (looks(i, true)) {
         node.asksFlags = true;
         decided = true;
         break;

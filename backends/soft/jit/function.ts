@@ -2,8 +2,7 @@
 import { CpuFunc, type Target } from "../cpu_function.ts";
 import { store128Slow, storeSlow } from "../emitter.ts";
 import type { BranchHint, FunctionName } from "../wasm/module.ts";
-import type { Local } from "../wasm/function.ts";
-import { type I32, type I64, Low32, Type, type Value } from "../wasm/values.ts";
+import { type I32, Type, type Value } from "../wasm/values.ts";
 import { regionStore, regionStore128 } from "./support.ts";
 
 export class RegionFunc extends CpuFunc {
@@ -13,13 +12,6 @@ export class RegionFunc extends CpuFunc {
   /** Parameter 0 is the budget. */
   constructor(target: Target) {
     super(target, [Type.i32]);
-  }
-
-  /** A variable of a 32-bit computation is an i32; it is never assigned again. */
-  override i64(initial?: I64 | number | bigint): Local<I64> {
-    if (!(initial instanceof Low32)) return super.i64(initial);
-    const half = this.i32(initial.i32());
-    return Object.assign(Low32.of(half), { index: half.index });
   }
 
   /** The code being emitted runs rarely. */

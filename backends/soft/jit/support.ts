@@ -15,13 +15,10 @@ import { type I64, Type } from "../wasm/values.ts";
  */
 export const regionStore = declare("region_store", [Type.i64, Type.i32, Type.i64], null);
 export const regionStore128 = declare("region_store128", [Type.i64, Type.v128], null);
-/** (kind as in {@link unresolved}, a, b, result) -> result, sign-extended; of ADD and SUB computed from a and b. */
+/** (kind as in {@link unresolved}, a, b, result) -> result, computed from a and b where the kind says so. */
 export const flagResult = declare("region_flag_result", [Type.i32, Type.i64, Type.i64, Type.i64], Type.i64);
 
-/**
- * A kind of flags that are yet to be brought into the form of flags.ts: A, B and the result count in their low `bits`
- * only, and the result of ADD and SUB has not been stored.
- */
+/** A kind of flags whose result has not been stored: it is A ± B, sign-extended from `bits`. */
 export function unresolved(kind: number, bits: number): number {
   return kind | (bits << 8);
 }
@@ -59,10 +56,11 @@ export function defineRegionSupport(module: Module, target: Target): void {
     const kind = f.parameter32(0);
     const a = f.parameter64(1);
     const b = f.parameter64(2);
-    const shift = f.i64(kind.shrU(8).i64u().neg().and(63));
-    const wide = f.i64(f.parameter64(3));
+    const bits = f.i32(kind.shrU(8));
+    f.if(bits.eqz(), () => f.return(f.parameter64(3)));
+    const wide = f.i64(a.sub(b));
     f.if(kind.and(255).eq(FlagKind.ADD), () => f.set(wide, a.add(b)));
-    f.if(kind.and(255).eq(FlagKind.SUB), () => f.set(wide, a.sub(b)));
+    const shift = f.i64(bits.i64u().neg().and(63));
     f.return(wide.shl(shift).shrS(shift));
   });
 }
