@@ -54,7 +54,7 @@ const STAGES: readonly Stage[] = [
     ? [{ name: "programs", args: [...TEST, "tests/programs"], limit: 900 }]
     : []),
   { name: "lab", args: ["run", "-A", "--quiet", "tests/lab/main.ts"], limit: 600 },
-  { name: "windows", args: ["run", "-A", "--quiet", "tests/lab/windows/main.ts"], limit: 400 },
+  { name: "windows", args: ["run", "-A", "--quiet", "tests/lab/windows/main.ts"], limit: 800 },
 ];
 
 const LONG = Deno.args.includes("--long");

@@ -49,8 +49,6 @@ const TOOLS: readonly Tool[] = [
   { probe: "npm", name: "npm" },
   { probe: "setpriv", name: "util-linux" }, // children that do not outlive us
   { probe: "script", name: "bsdutils" }, // a terminal around a program
-  { probe: "/usr/lib/wine/wine64", name: "wine64" }, // the Windows lab
-  { probe: "x86_64-w64-mingw32-gcc", name: "gcc-mingw-w64-x86-64" }, // layouts of Windows, the Windows lab
 ];
 
 function present(tool: Tool): boolean {

@@ -48,6 +48,7 @@ const SYSTEM_SYMBOLS = {
   VirtualAlloc: { parameters: ["pointer", "usize", "u32", "u32"], result: "pointer" },
   VirtualFree: { parameters: ["pointer", "usize", "u32"], result: "i32" },
   GetLargePageMinimum: { parameters: [], result: "usize" },
+  DiscardVirtualMemory: { parameters: ["pointer", "usize"], result: "u32", optional: true },
   // synchapi.h, handleapi.h
   CreateEventW: { parameters: ["pointer", "i32", "i32", "pointer"], result: "pointer" },
   SetEvent: { parameters: ["pointer"], result: "i32" },
@@ -127,6 +128,7 @@ export const Capability = {
   HypervisorPresent: 0,
   Features: 1,
   ExtendedVmExits: 2,
+  ExceptionExitBitmap: 3,
   X64MsrExitBitmap: 4,
   ProcessorVendor: 0x1000,
 } as const;
@@ -134,6 +136,7 @@ export const Capability = {
 /** WHV_PARTITION_PROPERTY_CODE, without `WHvPartitionPropertyCode`. */
 export const Property = {
   ExtendedVmExits: 1,
+  ExceptionExitBitmap: 2,
   X64MsrExitBitmap: 5,
   CpuidResultList: 0x1004,
   LocalApicEmulationMode: 0x1005,
@@ -176,11 +179,15 @@ export const ExitReason = {
   X64Halt: 8,
   X64ApicEoi: 9,
   X64MsrAccess: 0x1000,
+  Exception: 0x1002,
   Canceled: 0x2001,
 } as const;
 
 /** WHV_MEMORY_ACCESS_TYPE, without `WHvMemoryAccess`. */
 export const Access = { Read: 0, Write: 1, Execute: 2 } as const;
+
+/** WHV_EXCEPTION_TYPE, without `WHvX64ExceptionType`. */
+export const ExceptionType = { DebugTrapOrFault: 1 } as const;
 
 /** WHV_INTERRUPT_TYPE, without `WHvX64InterruptType`. */
 export const InterruptType = { Fixed: 0, LowestPriority: 1, Nmi: 4, Init: 5, Sipi: 6 } as const;
@@ -248,6 +255,7 @@ export const Register = {
   WHvRegisterPendingEvent: 0x80000002,
   WHvX64RegisterDeliverabilityNotifications: 0x80000004,
   WHvRegisterInternalActivityState: 0x80000005,
+  WHvX64RegisterPendingDebugException: 0x80000006,
 } as const;
 
 /** Offsets of fields, and `sizeof`, by struct. */
@@ -277,6 +285,7 @@ export const Struct = {
     "MsrAccess.MsrNumber": 52,
     "MsrAccess.Rax": 56,
     "MsrAccess.Rdx": 64,
+    "VpException.ExceptionType": 72,
     "ApicEoi.InterruptVector": 48,
     "UnsupportedFeature.FeatureCode": 48,
     "UnsupportedFeature.FeatureParameter": 56,
@@ -294,7 +303,7 @@ export const Struct = {
 /** Bit fields: `[lowest bit of the 64 that begin at the struct, bits]`. */
 export const Bits = {
   WHV_CAPABILITY_FEATURES: { LocalApicEmulation: [1, 1], Xsave: [2, 1], DirtyPageTracking: [3, 1] },
-  WHV_EXTENDED_VM_EXITS: { X64MsrExit: [1, 1] },
+  WHV_EXTENDED_VM_EXITS: { X64MsrExit: [1, 1], ExceptionExit: [2, 1] },
   WHV_X64_MSR_EXIT_BITMAP: { UnhandledMsrs: [0, 1] },
   WHV_X64_VP_EXECUTION_STATE: { Cr0Pe: [2, 1], EferLma: [4, 1], InterruptionPending: [6, 1], InterruptShadow: [12, 1] },
   // Of the word at ExecutionState: InstructionLength and Cr8 are in the two bytes after it.
@@ -318,6 +327,7 @@ export const Bits = {
     Vector: [16, 16],
     ErrorCode: [32, 32],
   },
+  WHV_X64_PENDING_DEBUG_EXCEPTION: { SingleStep: [4, 1] },
   WHV_INTERNAL_ACTIVITY_REGISTER: { StartupSuspend: [0, 1], HaltSuspend: [1, 1] },
   WHV_INTERRUPT_CONTROL: { Type: [0, 8], DestinationMode: [8, 4], TriggerMode: [12, 4] },
 } as const satisfies Record<string, Record<string, readonly [number, number]>>;
@@ -327,6 +337,7 @@ export const Win = {
   MEM_COMMIT: 0x1000,
   MEM_RESERVE: 0x2000,
   MEM_RELEASE: 0x8000,
+  MEM_RESET: 0x80000,
   MEM_LARGE_PAGES: 0x20000000,
   PAGE_READWRITE: 4,
   WAIT_OBJECT_0: 0,

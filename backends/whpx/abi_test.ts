@@ -7,6 +7,7 @@ import {
   ApicMode,
   Bits,
   Capability,
+  ExceptionType,
   ExitReason,
   InterruptType,
   MapFlag,
@@ -40,6 +41,7 @@ Deno.test({
     add("WHvTranslateGvaResult", TranslateResult);
     add("WHvRunVpExitReason", ExitReason);
     add("WHvMemoryAccess", Access);
+    add("WHvX64ExceptionType", ExceptionType);
     add("WHvX64InterruptType", InterruptType);
     add("WHvX64Pending", PendingType);
     add("", Register);

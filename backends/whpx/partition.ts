@@ -17,6 +17,7 @@ import {
   ApicMode,
   Capability,
   check,
+  ExceptionType,
   InterruptType,
   MapFlag,
   platform,
@@ -54,12 +55,26 @@ export class WhpxPartition implements Partition {
   readonly interrupts: Interrupts;
   readonly doorbells: Doorbells | null;
   readonly dirtyPages: WhpxDirtyPages | null;
-  /** Windows keeps what a partition maps. */
-  readonly releaseMemory = null;
+  /** Whether #DB can be made to leave the guest. */
+  readonly debugExits: boolean;
   private readonly creator: boolean;
   private readonly wakers: WindowsEvent[] = [];
   private host: HostMemory | null = null;
   private closed = false;
+
+  /**
+   * The pages stay accessible all the time: a device that is told to use one meanwhile must not take the process with it,
+   * as it would at decommitted memory. What Windows has not taken when they are touched again is what was put there.
+   */
+  readonly releaseMemory = (offset: number, length: number): void => {
+    const { buffer, byteOffset, address } = this.memory();
+    new Uint8Array(buffer, byteOffset + offset, length).fill(0);
+    const pointer = Deno.UnsafePointer.create(BigInt(address + offset));
+    const { DiscardVirtualMemory, VirtualAlloc } = system();
+    // Neither does anything to large pages, which Windows keeps.
+    if (DiscardVirtualMemory) DiscardVirtualMemory(pointer, BigInt(length));
+    else VirtualAlloc(pointer, BigInt(length), Win.MEM_RESET, Win.PAGE_READWRITE);
+  };
 
   /** Makes a partition. */
   static create(config: PartitionConfig): WhpxPartition {
@@ -68,7 +83,8 @@ export class WhpxPartition implements Partition {
     const pointer = Deno.UnsafePointer.create(handle[0]);
     try {
       setNumber(pointer, Property.ProcessorCount, config.cpus, 4, `making ${config.cpus} vCPUs`);
-      setNumber(pointer, Property.ExtendedVmExits, 2, 8, "asking for exits of MSRs");
+      const exits = Exits.MSR | (canExitForDebug() ? Exits.EXCEPTION : 0);
+      setNumber(pointer, Property.ExtendedVmExits, exits, 8, "asking for exits of MSRs");
       setNumber(pointer, Property.X64MsrExitBitmap, 1, 8, "asking for exits of unknown MSRs");
       const results = cpuidResults();
       check(
@@ -107,6 +123,7 @@ export class WhpxPartition implements Partition {
     this.interrupts = new WhpxInterrupts(this);
     const { WHvRegisterPartitionDoorbellEvent: add, WHvUnregisterPartitionDoorbellEvent: remove } = platform();
     this.doorbells = add && remove ? new WhpxDoorbells(this) : null;
+    this.debugExits = canExitForDebug();
     this.dirtyPages = capability(Capability.Features) & 8 ? new WhpxDirtyPages(this) : null;
     shared.attach();
   }
@@ -200,6 +217,17 @@ export class WhpxPartition implements Partition {
     if (this.shared.kick(index)) platform().WHvCancelRunVirtualProcessor(this.pointer, index, 0);
   }
 
+  /** Has every #DB of the guest leave it, whoever causes it. Windows takes this only while no vCPU runs. */
+  exitForDebug(): void {
+    setNumber(
+      this.pointer,
+      Property.ExceptionExitBitmap,
+      1 << ExceptionType.DebugTrapOrFault,
+      8,
+      "asking for exits of debug exceptions (pause the machine first)",
+    );
+  }
+
   handle(): WhpxHandle {
     return {
       backend: "whpx",
@@ -227,6 +255,14 @@ export class WhpxPartition implements Partition {
     platform().WHvDeletePartition(this.pointer);
     if (size !== 0) system().VirtualFree(Deno.UnsafePointer.create(BigInt(address)), 0n, Win.MEM_RELEASE);
   }
+}
+
+/** WHV_EXTENDED_VM_EXITS. */
+const Exits = { MSR: 2, EXCEPTION: 4 } as const;
+
+function canExitForDebug(): boolean {
+  return (capability(Capability.ExtendedVmExits) & Exits.EXCEPTION) !== 0 &&
+    (capability(Capability.ExceptionExitBitmap) & 1 << ExceptionType.DebugTrapOrFault) !== 0;
 }
 
 /** Pages for the guest, large ones where this user may have them (the right 'Lock pages in memory'). */

@@ -16,6 +16,7 @@ import { MmioInstruction, Step } from "../x64/mmio_instruction.ts";
 import {
   Access,
   check,
+  ExceptionType,
   ExitReason as Reason,
   PendingType,
   type Platform,
@@ -24,6 +25,7 @@ import {
   resultName,
   Struct,
 } from "./abi.ts";
+import { WhpxDebug } from "./debug.ts";
 import { GuestMemory } from "./guest_memory.ts";
 import { dropsWrite, isApicMsr, readKnownMsr } from "./msrs.ts";
 import type { WhpxPartition } from "./partition.ts";
@@ -91,7 +93,7 @@ export class WhpxVcpu implements Vcpu {
   dataOffset = 0;
   msr = 0;
   msrFault = 0;
-  readonly debug = null;
+  readonly debug: WhpxDebug | null;
 
   private readonly partition: WhpxPartition;
   private readonly pointer: Deno.PointerValue;
@@ -133,6 +135,8 @@ export class WhpxVcpu implements Vcpu {
   private stringElements = 0;
   private stringMask = 0;
 
+  /** While single-stepping: an instruction was completed here, and nothing has been told of it. */
+  private stepOwed = false;
   private ioApic: EndOfInterruptListener | null = null;
 
   // Only without the platform's APIC.
@@ -169,6 +173,7 @@ export class WhpxVcpu implements Vcpu {
     this.interruption = list(R.WHvRegisterPendingInterruption);
     this.window = list(R.WHvX64RegisterDeliverabilityNotifications);
     this.cr8 = list(R.WHvX64RegisterCr8);
+    this.debug = partition.debugExits ? new WhpxDebug(partition, index) : null;
     this.memory = new GuestMemory(partition, index);
     this.instruction = new MmioInstruction(
       { words: this.registers.words, xmm: this.vectors.words, segmentBases: this.segmentBases },
@@ -194,6 +199,10 @@ export class WhpxVcpu implements Vcpu {
       const reason = this.finish();
       if (reason >= 0) return reason as ExitReason;
     }
+    if (this.stepOwed) {
+      this.stepOwed = false;
+      if (this.debug !== null && this.debug.stepping) return this.leaveForDebug(this.debug);
+    }
     if (this.controller !== null) return this.runWithController(this.controller);
     for (;;) {
       const reason = this.enter();
@@ -218,15 +227,18 @@ export class WhpxVcpu implements Vcpu {
   getState(state: ArrayBuffer): void {
     this.settle();
     this.mover.get(state);
-    if (this.partition.controllers.localApic) return;
     const view = new DataView(state);
+    this.debug?.hide(view);
+    if (this.partition.controllers.localApic) return;
     view.setUint32(X64.ACTIVITY, this.waitsForStartup ? 2 : this.halted ? 1 : 0, true);
     if (this.waitsForStartup) view.setBigUint64(X64.TSC, 0n, true);
   }
 
   setState(state: ArrayBuffer): void {
     this.pending = Pending.NOTHING;
+    this.stepOwed = false;
     this.mover.set(state);
+    this.debug?.restore();
     const activity = new DataView(state).getUint32(X64.ACTIVITY, true);
     this.halted = activity === 1;
     this.waitsForStartup = activity === 2;
@@ -276,9 +288,46 @@ export class WhpxVcpu implements Vcpu {
 
   /** One WHvRunVirtualProcessor: an exit reason, or {@link AGAIN}. */
   private enter(): number {
+    const { debug } = this;
+    return debug !== null && debug.active ? this.enterDebugged(debug) : this.enterGuest();
+  }
+
+  private enterDebugged(debug: WhpxDebug): number {
+    debug.arm();
+    const { words } = this;
+    // What is completed here after this exit must find the guest's own flags, so they are put back inside.
+    const reason = this.enterGuest(debug);
+    const completed = words[0] === Reason.X64IoPortAccess || words[0] === Reason.MemoryAccess ||
+      words[0] === Reason.X64MsrAccess;
+    if (!debug.stepping || !completed || reason === Exit.FAILED) return reason;
+    if (reason === AGAIN) return this.leaveForDebug(debug);
+    this.stepOwed = true;
+    return reason;
+  }
+
+  private leaveForDebug(debug: WhpxDebug): ExitReason {
+    this.address[0] = debug.stop();
+    return Exit.DEBUG;
+  }
+
+  private exception(): number {
+    const { debug } = this;
+    if (this.context[CONTEXT["VpException.ExceptionType"]] !== ExceptionType.DebugTrapOrFault || debug === null) {
+      return this.fail("the platform left the guest for an exception that nobody asked for");
+    }
+    if (debug.isOurs()) return this.leaveForDebug(debug);
+    // WHV_X64_PENDING_EXCEPTION_EVENT: pending, exception; #DB has no error code.
+    this.event.words.fill(0);
+    this.event.words[0] = 1 | ExceptionType.DebugTrapOrFault << 16;
+    const result = this.event.set(1);
+    return result < 0 ? this.fail(`the platform refused the guest's own #DB: ${resultName(result)}`) : AGAIN;
+  }
+
+  private enterGuest(debug?: WhpxDebug): number {
     const { words } = this;
     const result = this.runProcessor(this.pointer, this.index, this.contextPointer, CONTEXT.sizeof);
     if (result < 0) return this.fail(`the platform could not run the guest: ${resultName(result)}`);
+    if (debug !== undefined) debug.disarm();
     switch (words[0]) {
       case Reason.X64IoPortAccess:
         return this.portAccess();
@@ -286,6 +335,8 @@ export class WhpxVcpu implements Vcpu {
         return this.memoryAccess();
       case Reason.X64MsrAccess:
         return this.msrAccess();
+      case Reason.Exception:
+        return this.exception();
       case Reason.X64ApicEoi:
         if (this.ioApic !== null) this.ioApic.endOfInterrupt(words[EOI_VECTOR]);
         return AGAIN;

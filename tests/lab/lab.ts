@@ -18,6 +18,8 @@ export interface LabOptions {
   readonly kvm?: "npt" | "shadow";
   /** Processors of L1; 1 by default. */
   readonly cpus?: number;
+  /** What of `-cpu max` is off in L1: QEMU's words, as `smap=off`; nothing by default. */
+  readonly cpuFlags?: string;
   /** Memory of L1 as QEMU wants it; `1536M` by default. */
   readonly memory?: string;
   /** Raw images that L1 sees as /dev/vda, /dev/vdb and so on; written through. */
@@ -72,7 +74,14 @@ function qemuArguments({ folder, kernel, options, icount }: Machine): string[] {
   return [
     ...["qemu-system-x86_64", "-nodefaults", "-no-reboot", "-nographic", "-monitor", "none"],
     ...["-serial", `file:${folder}/console`, "-serial", "stdio"],
-    ...["-M", "q35", "-accel", "tcg,tb-size=512", "-cpu", "max"],
+    ...[
+      "-M",
+      "q35",
+      "-accel",
+      "tcg,tb-size=512",
+      "-cpu",
+      ["max", ...options.cpuFlags ? [options.cpuFlags] : []].join(","),
+    ],
     ...["-smp", `${options.cpus ?? 1}`, "-m", options.memory ?? "1536M"],
     ...(icount ? deterministic : []),
     ...disks,

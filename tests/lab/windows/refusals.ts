@@ -40,11 +40,24 @@ expect(
   set(Property.ExtendedVmExits, eight(1)),
   Result.WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG,
 );
+expect(
+  "exits of exceptions without the exit itself",
+  set(Property.ExceptionExitBitmap, eight(2)),
+  Result.WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG,
+);
+expect("exits of exceptions", set(Property.ExtendedVmExits, eight(6)), 0);
+expect(
+  "exits of page faults",
+  set(Property.ExceptionExitBitmap, eight(1 << 14)),
+  Result.WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG,
+);
+expect("a bitmap of the wrong size", set(Property.ExceptionExitBitmap, four(2)), E_INVALIDARG);
 expect("a stranger's handle", api.WHvSetupPartition(stranger), E_INVALIDARG);
 expect("a processor before set-up", api.WHvCreateVirtualProcessor(partition, 0, 0), E_INVALIDARG);
 expect("the number of processors", set(Property.ProcessorCount, four(1)), 0);
 expect("set-up", api.WHvSetupPartition(partition), 0);
 expect("a property after set-up", set(Property.ProcessorCount, four(2)), Result.WHV_E_INVALID_PARTITION_CONFIG);
+expect("exits of debug exceptions after set-up", set(Property.ExceptionExitBitmap, eight(2)), 0);
 expect("set up twice", api.WHvSetupPartition(partition), Result.WHV_E_INVALID_PARTITION_CONFIG);
 
 const memory = new Uint8Array(3 * 4096);

@@ -6,16 +6,19 @@ import { loginWritePoweroff, proveWritten } from "../../guests/session.ts";
 import { Terminal } from "../../guests/terminal.ts";
 import { ROOT } from "../../guests/cache.ts";
 import { readTally, type Tally } from "../../tally.ts";
-import { shimFolder, windowsPath, type WineLab } from "./wine.ts";
+import type { KvmHost } from "./kvm_host.ts";
+import { windowsPath, type WineLab } from "./wine.ts";
 
 /** One suite. */
 export interface WindowsSuite {
   readonly name: string;
   /** Left out of the short form. */
   readonly long?: boolean;
-  /** Needs /dev/kvm, of whatever kind. */
+  /** Left out of the short form where it would run in the lab: `deno task lab --long` has it as well. */
+  readonly longInLab?: boolean;
+  /** Needs /dev/kvm, of whatever kind: this machine's, or the lab's. */
   readonly kvm?: boolean;
-  run(wine: WineLab): Promise<Tally>;
+  run(wine: WineLab, kvm: () => Promise<KvmHost>): Promise<Tally>;
 }
 
 const HV = windowsPath(`${ROOT}/cli/main.ts`);
@@ -64,24 +67,20 @@ export const windowsSuites: readonly WindowsSuite[] = [
   {
     name: "the shim refuses every misuse, by deno.exe",
     kvm: true,
-    run: async (wine) => {
+    run: async (_, kvm) => {
       const script = windowsPath(new URL("./refusals.ts", import.meta.url).pathname);
-      const { code, output } = await wine.deno(["run", "-A", "--quiet", "--no-check", script], {
-        env: { HV_WHPX_SHIM: wine.shim },
-      });
+      const { code, output } = await (await kvm()).denoExe(["run", "-A", "--quiet", "--no-check", script], {}, 120);
       return show(output, code);
     },
   },
   {
     name: "WHPX backend over the shim, Deno on Linux: conformance",
     kvm: true,
-    run: async () => {
-      const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-        args: ["run", "-A", "--quiet", "tests/conformance/run.ts", "--backend=whpx"],
-        cwd: ROOT,
-        env: { HV_WHPX_SHIM: `${await shimFolder()}/whpx_shim.so`, NO_COLOR: "1" },
-      }).output();
-      return show(new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr), code);
+    longInLab: true,
+    run: async (_, kvm) => {
+      const args = ["run", "-A", "--quiet", "--no-check", "tests/conformance/run.ts", "--backend=whpx"];
+      const { code, output } = await (await kvm()).denoLinux(args, { HV_CONFORMANCE_TIMEOUT: "60" }, 400);
+      return show(output, code);
     },
   },
   {
@@ -96,11 +95,9 @@ export const windowsSuites: readonly WindowsSuite[] = [
   {
     name: "WHPX backend over WinHvPlatform.dll, deno.exe: conformance",
     kvm: true,
-    run: async (wine) => {
-      const { code, output } = await wine.deno(
-        ["run", "-A", "--quiet", "--no-check", "tests/conformance/run.ts", "--backend=whpx"],
-        { env: { HV_WHPX_SHIM: wine.shim, HV_CONFORMANCE_TIMEOUT: "30" }, seconds: 240 },
-      );
+    run: async (_, kvm) => {
+      const args = ["run", "-A", "--quiet", "--no-check", "tests/conformance/run.ts", "--backend=whpx"];
+      const { code, output } = await (await kvm()).denoExe(args, { HV_CONFORMANCE_TIMEOUT: "60" }, 560);
       return show(output, code);
     },
   },

@@ -11,7 +11,7 @@ const DENO_VERSION = "2.9.5";
 const WINE_PLACES = ["/usr/lib/wine/wine64", "/usr/lib/wine/wine"];
 
 /** What wine is to leave alone: the installers of .NET and of a browser it would ask for. */
-const WINE_ENV = {
+export const WINE_ENV = {
   WINEDEBUG: "-all",
   WINEDLLOVERRIDES: "mscoree,mshtml=",
   WINEPREFIX: `${CACHE}/windows/prefix`,
@@ -57,7 +57,7 @@ export async function shimFolder(): Promise<string> {
   });
 }
 
-async function denoFolder(): Promise<string> {
+export async function denoFolder(): Promise<string> {
   const shim = await shimFolder();
   const stub = Deno.readFileSync(`${shim}/bcryptprimitives.dll`);
   return await cached(`windows/deno_${DENO_VERSION}_${await digest(stub)}`, async (path) => {
@@ -70,7 +70,7 @@ async function denoFolder(): Promise<string> {
   });
 }
 
-async function prefix(): Promise<void> {
+export async function prefix(): Promise<void> {
   await cached("windows/prefix.ready", async (path) => {
     const env = { ...WINE_ENV, HOME: `${CACHE}/windows` };
     await tool([wineProgram()!, "wineboot", "-i"], { env });

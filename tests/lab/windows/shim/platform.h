@@ -50,7 +50,7 @@ typedef long long s64;
 /* arch/x86/entry/syscalls/syscall_64.tbl */
 enum {
   SYS_read = 0, SYS_write = 1, SYS_open = 2, SYS_close = 3, SYS_poll = 7, SYS_mmap = 9, SYS_munmap = 11,
-  SYS_rt_sigprocmask = 14, SYS_ioctl = 16, SYS_sched_yield = 24, SYS_getpid = 39, SYS_gettid = 186,
+  SYS_rt_sigprocmask = 14, SYS_ioctl = 16, SYS_sched_yield = 24, SYS_madvise = 28, SYS_getpid = 39, SYS_gettid = 186,
   SYS_rt_sigtimedwait = 128, SYS_tgkill = 234, SYS_eventfd2 = 290,
 };
 

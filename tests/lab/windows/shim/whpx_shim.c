@@ -43,7 +43,7 @@ typedef struct {
   volatile int lock;
   int used, state, kvm_fd, vm_fd;
   u32 processors;
-  u64 extended_exits, msr_exits;
+  u64 extended_exits, msr_exits, exception_exits;
   u32 apic_mode;
   Slot slots[MAX_SLOTS];
   Vp vps[MAX_VPS];
@@ -185,13 +185,14 @@ EXPORT WHvGetCapability(WHV_CAPABILITY_CODE code, VOID *buffer, UINT32 room, UIN
     }
     case WHvCapabilityCodeExtendedVmExits: {
       WHV_EXTENDED_VM_EXITS e = {.AsUINT64 = 0};
-      e.X64MsrExit = 1;
+      e.X64MsrExit = 1, e.ExceptionExit = 1;
       return answer(buffer, room, written, &e, 8);
     }
     case WHvCapabilityCodeX64MsrExitBitmap:
       value = 1;
       return answer(buffer, room, written, &value, 8);
     case WHvCapabilityCodeExceptionExitBitmap:
+      value = 1ull << WHvX64ExceptionTypeDebugTrapOrFault;
       return answer(buffer, room, written, &value, 8);
     case WHvCapabilityCodeProcessorVendor: {
       u32 b, a = 0, c, d;
@@ -236,8 +237,19 @@ EXPORT WHvSetPartitionProperty(
   WHV_PARTITION_HANDLE handle, WHV_PARTITION_PROPERTY_CODE code, const VOID *buffer, UINT32 size) {
   Partition *p = partition_of(handle);
   if (!p || !buffer) return E_INVALIDARG;
-  if (p->state != NEW) return WHV_E_INVALID_PARTITION_CONFIG;
   u64 value = 0;
+  if (code == WHvPartitionPropertyCodeExceptionExitBitmap) {
+    /* The one that may change later, while no processor runs. */
+    if (size != 8) return E_INVALIDARG;
+    copy(&value, buffer, 8);
+    if (!(p->extended_exits & 4) || (value & ~(1ull << WHvX64ExceptionTypeDebugTrapOrFault))) {
+      return WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG;
+    }
+    for (int i = 0; i < MAX_VPS; i++) if (p->vps[i].used && p->vps[i].tid) return WHV_E_INVALID_VP_STATE;
+    p->exception_exits = value;
+    return S_OK;
+  }
+  if (p->state != NEW) return WHV_E_INVALID_PARTITION_CONFIG;
   switch (code) {
     case WHvPartitionPropertyCodeProcessorCount:
       if (size != 4) return E_INVALIDARG;
@@ -246,7 +258,7 @@ EXPORT WHvSetPartitionProperty(
     case WHvPartitionPropertyCodeExtendedVmExits:
       if (size != 8) return E_INVALIDARG;
       copy(&value, buffer, 8);
-      if (value & ~2ull) return WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG; /* only what the capability says */
+      if (value & ~6ull) return WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG; /* only what the capability says */
       p->extended_exits = value;
       return S_OK;
     case WHvPartitionPropertyCodeX64MsrExitBitmap:
@@ -1025,6 +1037,45 @@ static int inject(Partition *p, Vp *v) {
   }
 }
 
+#define TRAP_FLAG 0x100ull
+#define RESUME_FLAG 0x10000ull
+
+static void guest_debug(Vp *v, u32 control) {
+  struct kvm_guest_debug debug = {.control = control};
+  kvm(v->fd, KVM_SET_GUEST_DEBUG, &debug);
+}
+
+static HRESULT debug_exit(Vp *v, WHV_RUN_VP_EXIT_CONTEXT *out) {
+  out->VpException.ExceptionType = WHvX64ExceptionTypeDebugTrapOrFault;
+  return plain_exit(v, out, WHvRunVpExitReasonException);
+}
+
+/*
+ * Before an entry with #DB intercepted: KVM steps where the guest's RFLAGS.TF or its DR7 ask for #DB. Breakpoints are
+ * compared here, an instruction at a time: not every KVM arms DR7 (QEMU's emulated SVM does not). True when the guest
+ * stands at a breakpoint now.
+ */
+static int watch(Vp *v, int trap_flag, int *watching) {
+  struct kvm_regs r;
+  struct kvm_sregs s;
+  struct kvm_debugregs d;
+  kvm(v->fd, KVM_GET_REGS, &r);
+  kvm(v->fd, KVM_GET_SREGS, &s);
+  kvm(v->fd, KVM_GET_DEBUGREGS, &d);
+  u64 linear = code_bits(&s) == 64 ? r.rip : (u32)(r.rip + s.cs.base);
+  int enabled = 0;
+  for (int i = 0; i < 4; i++) {
+    /* DR7: two enables each, then four bits of kind and length, all zero for execution (SDM vol. 3, 18.2.4). */
+    if (!(d.dr7 >> (i * 2) & 3) || (d.dr7 >> (16 + i * 4) & 15)) continue;
+    enabled = 1;
+    if (d.db[i] == linear && !(r.rflags & RESUME_FLAG)) return 1;
+  }
+  *watching = enabled || trap_flag;
+  return 0;
+}
+
+static HRESULT run_guest(Partition *p, Vp *v, WHV_RUN_VP_EXIT_CONTEXT *out, int trap_flag);
+
 EXPORT WHvRunVirtualProcessor(WHV_PARTITION_HANDLE handle, UINT32 index, VOID *context, UINT32 size) {
   Partition *p = partition_of(handle);
   if (!p || !context || size != sizeof(WHV_RUN_VP_EXIT_CONTEXT)) return E_INVALIDARG;
@@ -1032,11 +1083,33 @@ EXPORT WHvRunVirtualProcessor(WHV_PARTITION_HANDLE handle, UINT32 index, VOID *c
   if (!v) return WHV_E_VP_DOES_NOT_EXIST;
   WHV_RUN_VP_EXIT_CONTEXT *out = context;
   zero(out, sizeof *out);
+  if (!(p->exception_exits & 2)) return run_guest(p, v, out, 0);
+  /* The flag is kept from KVM, which steps by another way: with it, completing an instruction would raise #DB. */
+  struct kvm_regs r;
+  kvm(v->fd, KVM_GET_REGS, &r);
+  int trap_flag = (r.rflags & TRAP_FLAG) != 0;
+  if (trap_flag) r.rflags &= ~TRAP_FLAG, kvm(v->fd, KVM_SET_REGS, &r);
+  HRESULT result = run_guest(p, v, out, trap_flag);
+  if (trap_flag) {
+    kvm(v->fd, KVM_GET_REGS, &r);
+    r.rflags |= TRAP_FLAG, kvm(v->fd, KVM_SET_REGS, &r);
+    out->VpContext.Rflags |= TRAP_FLAG;
+  }
+  return result;
+}
+
+static HRESULT run_guest(Partition *p, Vp *v, WHV_RUN_VP_EXIT_CONTEXT *out, int trap_flag) {
   if (!inject(p, v)) return plain_exit(v, out, WHvRunVpExitReasonInvalidVpRegisterValue);
   WHV_X64_DELIVERABILITY_NOTIFICATIONS_REGISTER notify = {.AsUINT64 = v->notifications};
   for (;;) {
     if (!p->apic_mode) v->run->request_interrupt_window = notify.InterruptNotification;
+    int watching = 0;
+    if (p->exception_exits & 2) {
+      if (watch(v, trap_flag, &watching)) return debug_exit(v, out);
+      if (watching) guest_debug(v, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP);
+    }
     s64 result = enter(v);
+    if (watching) guest_debug(v, 0);
     if (result == -EAGAIN_) continue;
     if (result == -EINTR_) {
       lock(&v->lock);
@@ -1069,6 +1142,9 @@ EXPORT WHvRunVirtualProcessor(WHV_PARTITION_HANDLE handle, UINT32 index, VOID *c
         out->ApicEoi.InterruptVector = v->run->eoi.vector;
         return plain_exit(v, out, WHvRunVpExitReasonX64ApicEoi);
       case KVM_EXIT_SET_TPR:
+        continue;
+      case KVM_EXIT_DEBUG:
+        if (trap_flag) return debug_exit(v, out);
         continue;
       case KVM_EXIT_INTERNAL_ERROR: {
         /* KVM cannot emulate an instruction: here mostly because it lies where no memory is. */
@@ -1260,6 +1336,11 @@ static int move_register(Partition *p, Vp *v, State *t, u32 name, WHV_REGISTER_V
         w->InterruptState.InterruptShadow = t->events.interrupt.shadow != 0;
         w->InterruptState.NmiMasked = t->events.nmi.masked;
       }
+      return 1;
+    case WHvX64RegisterPendingDebugException:
+      /* KVM tells of its steps and keeps nothing. */
+      if (set) return w->Reg64 == 0;
+      w->Reg64 = 0;
       return 1;
     case WHvX64RegisterDeliverabilityNotifications:
       if (set) v->notifications = w->Reg64;
@@ -1532,6 +1613,8 @@ KERNEL32 u64 GetLargePageMinimum(void) { return 0; }
 static struct { u64 at, size; } allocations[MAX_ALLOCATIONS];
 KERNEL32 u64 VirtualAlloc(u64 at, u64 size, u32 type, u32 protect) {
   /* memoryapi.h: MEM_COMMIT | MEM_RESERVE, PAGE_READWRITE */
+  /* MEM_RESET of what is there. */
+  if (at && type == 0x80000 && protect == 4) return call(SYS_madvise, (s64)at, (s64)size, 4, 0, 0, 0) ? 0 : at;
   if (at || type != 0x3000 || protect != 4) return last_error = 87, 0;
   void *memory = map(size, MAP_ANONYMOUS_ | 0x4000, -1);
   if (!memory) last_error = 8;
@@ -1543,6 +1626,11 @@ KERNEL32 u64 VirtualAlloc(u64 at, u64 size, u32 type, u32 protect) {
   }
   unlock(&partitions_lock);
   return (u64)memory;
+}
+KERNEL32 u32 DiscardVirtualMemory(u64 at, u64 size) {
+  /* A system error code; MADV_DONTNEED. */
+  if ((at | size) % PAGE) return 87;
+  return call(SYS_madvise, (s64)at, (s64)size, 4, 0, 0, 0) ? 487 : 0;
 }
 KERNEL32 int VirtualFree(u64 at, u64 size, u32 type) {
   if (size || type != 0x8000) return last_error = 87, 0;
