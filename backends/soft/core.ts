@@ -11,7 +11,7 @@ import { decode, type Instruction } from "./decode.ts";
 import { hotExamples } from "./interpreter/hot.ts";
 import { addressKey, BlockAssembler, emitEnd, type HandlerSource, modeOf } from "./interpreter/assemble.ts";
 import { defineHandler, type HandlerEmitter, handlerKey } from "./interpreter/handler.ts";
-import { defineLoop, hashOf, type InlineHandler } from "./interpreter/loop.ts";
+import { defineLoop, type InlineHandler, setOf } from "./interpreter/loop.ts";
 import { defineSystem } from "./isa/system.ts";
 import { defineWideArithmetic } from "./isa/wide.ts";
 import { defineFloatingPoint } from "./sse/define.ts";
@@ -59,7 +59,8 @@ export const SINGLE = 1n << 54n;
 
 interface CachedBlock {
   address: number;
-  slot: number;
+  /** Address of its set of the block table. */
+  set: number;
   ops: number;
   /** The block's key: what is above bit 52, and the address. */
   mode: number;
@@ -210,7 +211,8 @@ export class Core implements HandlerSource {
     const pageBytes = 4096 - (physical & 4095);
     const limit = key & SINGLE ? 1 : undefined;
     if (this.nextBlock + 65536 > this.base + CpuArea.BLOCKS + CpuArea.BLOCKS_BYTES) this.dropAll();
-    const address = this.nextBlock;
+    // Room for SECOND_PAGE.
+    const address = this.nextBlock - Block.SECOND_PAGE;
     const code = this.bytes.subarray(host, host + pageBytes);
     // HAS_CODE comes first: what is stored after the bytes were read must be noticed.
     const page = this.markCode(host);
@@ -232,11 +234,12 @@ export class Core implements HandlerSource {
     view.setInt32(address + Block.INSTRUCTIONS, made.instructions, true);
     const compilable = this.jit !== null && secondPage < 0 && !(key & SINGLE) && modeOf(key) === 64;
     view.setInt32(address + Block.HEAT, compilable ? this.threshold : NEVER, true);
-    view.setInt32(address + Block.LENGTH, made.length, true);
+    view.setBigUint64(address + Block.KEY, key, true);
+    view.setUint32(address + Block.LINK, 1, true);
     view.setInt32(address + Block.CROSSING, secondPage < 0 ? 0 : 1, true);
-    view.setBigInt64(address + Block.SECOND_PAGE, BigInt(secondPage), true);
-    const slot = this.base + CpuArea.BLOCK_TABLE + hashOf(physical | 0);
-    const block = { address, slot, ops: made.ops, mode, physical };
+    if (secondPage >= 0) view.setBigInt64(address + Block.SECOND_PAGE, BigInt(secondPage), true);
+    const set = this.base + CpuArea.BLOCK_TABLE + setOf(physical | 0);
+    const block = { address, set, ops: made.ops, mode, physical };
     this.enter(block, key);
     this.remember(page, block);
     // What a crossing block depends on is looked at each time it is decoded anew.
@@ -247,13 +250,17 @@ export class Core implements HandlerSource {
   }
 
   /** Puts a block into the table that the loop looks into. */
-  private enter({ address, slot }: CachedBlock, key: bigint): void {
+  private enter({ address, set }: CachedBlock, key: bigint): void {
     const { view, bytes } = this;
-    // What stands there moves next door.
-    bytes.copyWithin(slot ^ BlockTable.ENTRY, slot, slot + BlockTable.ENTRY);
-    view.setBigUint64(slot, key, true);
-    if (this.layout.memory64) view.setBigUint64(slot + 8, BigInt(address), true);
-    else view.setUint32(slot + 8, address, true);
+    // It becomes the first of its set; the last one goes, unless there is room before it or one with the same key.
+    let last = set;
+    const end = set + BlockTable.SET - BlockTable.ENTRY;
+    while (last < end && view.getUint32(last + 8, true) !== 0 && view.getBigUint64(last, true) !== key) {
+      last += BlockTable.ENTRY;
+    }
+    bytes.copyWithin(set + BlockTable.ENTRY, set, last);
+    view.setBigUint64(set, key, true);
+    view.setUint32(set + 8, address, true);
   }
 
   private remember(page: number, block: CachedBlock): void {
@@ -300,13 +307,13 @@ export class Core implements HandlerSource {
     const blocks = this.blocksOf.get(page);
     if (!blocks) return;
     this.blocksOf.delete(page);
-    for (const { address, slot, ops, mode, physical } of blocks) {
+    for (const { address, set, ops, mode, physical } of blocks) {
       this.known.get(mode)?.delete(physical | 0);
-      for (const place of [slot, slot ^ BlockTable.ENTRY]) {
-        const entry = this.layout.memory64
-          ? Number(this.view.getBigUint64(place + 8, true))
-          : this.view.getUint32(place + 8, true);
-        if (entry === address) this.view.setBigUint64(place, 0n, true);
+      this.view.setBigUint64(address + Block.KEY, 0n, true);
+      for (let place = set; place < set + BlockTable.SET; place += BlockTable.ENTRY) {
+        if (this.view.getUint32(place + 8, true) !== address) continue;
+        this.view.setBigUint64(place, 0n, true);
+        this.view.setUint32(place + 8, 0, true);
       }
       for (let i = 0; i < ops; i++) {
         this.view.setUint16(address + Block.OPS + i * Op.BYTES + Op.HANDLER, this.staleHandler, true);
@@ -321,6 +328,7 @@ export class Core implements HandlerSource {
     this.bytes.fill(0, at, at + BlockTable.BYTES);
     this.blocksOf.clear();
     this.known.clear();
+    this.state.setUint32(State.NO_LINK, 0, true);
     this.nextBlock = this.base + CpuArea.BLOCKS;
   }
 

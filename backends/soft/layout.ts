@@ -159,6 +159,8 @@ export const State = {
   TLB_FILLS_KNOWN: 128,
   /** i32: 1 while an exception or interrupt is delivered. */
   DELIVERING: 3840,
+  /** u32: the link of what has none of its own. */
+  NO_LINK: 3844,
   BYTES: 4096,
 } as const;
 
@@ -179,20 +181,25 @@ export const Tlb = {
 /** Instruction TLB: entries of 16 bytes: i64 tag, i64 physical page address. */
 export const InstructionTlb = { ENTRIES: 256, ENTRY: 16, BYTES: 256 * 16, PRIVILEGES: 2 } as const;
 
-/** Hash table of decoded blocks: entries of 16 bytes: i64 key (0: empty), address of the block. */
-export const BlockTable = { ENTRIES: 524288, ENTRY: 16, BYTES: 524288 * 16 } as const;
+/**
+ * Hash table of decoded blocks: entries of 16 bytes, i64 key (0: empty), u32 address of the block. A set is a line of the
+ * host's cache and holds the blocks of {@link BlockTable.CODE} bytes of code: what runs together lies together.
+ */
+export const BlockTable = { SETS: 131072, WAYS: 4, ENTRY: 16, SET: 64, CODE: 32, BYTES: 131072 * 64 } as const;
 
-/** A decoded block: a header, then its micro-ops. */
+/** A decoded block: a header, then its micro-ops. Addresses of blocks have 32 bits and are multiples of 8. */
 export const Block = {
+  /** i64: physical page that a block with CROSSING ends in; other blocks lack it. */
+  SECOND_PAGE: -8,
   INSTRUCTIONS: 0, // i32
   /** i32: runs left until it is worth compiling. */
   HEAT: 4,
-  /** i32: bytes of code. */
-  LENGTH: 8,
+  /** i64: its key; 0 when the block is forgotten. */
+  KEY: 8,
+  /** u32: {@link Op.LINK} of the region that stands for the block. */
+  LINK: 16,
   /** i32: 1 when an instruction reaches into the next page: the translation is checked at each entry. */
-  CROSSING: 12,
-  /** i64: physical page the crossing instruction ends in. */
-  SECOND_PAGE: 16,
+  CROSSING: 20,
   OPS: 24,
 } as const;
 
@@ -214,6 +221,14 @@ export const Op = {
   DISPLACEMENT: 12, // i32
   IMMEDIATE: 16, // i64
   BYTES: 24,
+  /**
+   * u32: where control went the last time that the micro-op ended its block: an address of a block, whose bit 0 says that
+   * it must be compared with what RIP translates to. Without that bit it lies in the same page, and is forgotten
+   * together with the block. The fields of an instruction with a relative target, and of others.
+   */
+  LINK: 4,
+  LINK_NEXT: 12,
+  LINK_ANY: 16,
 } as const;
 
 /** Areas of a vCPU's block, offsets from its base. */

@@ -3,7 +3,7 @@ import { KEY_EM, KEY_OSFXSR, KEY_TS } from "../cpu/segments.ts";
 import { decode, DecodeFailure, type Instruction } from "../decode.ts";
 import { type OperandKind, Vector } from "../emitter.ts";
 import { Op, Reg, Seg } from "../layout.ts";
-import { type HandlerEmitter, handlerKey, registerFieldsOf } from "./handler.ts";
+import { type HandlerEmitter, handlerKey, linksAnywhere, registerFieldsOf } from "./handler.ts";
 
 /** Finds or makes handlers. */
 export interface HandlerSource {
@@ -105,6 +105,7 @@ export class BlockAssembler {
   /** The micro-op that goes on behind the block. */
   private writeEnd(at: number, offset: number): void {
     this.writeOp(at, this.handlers.handler("end", emitEnd), offset, 0);
+    this.view.setUint32(at + Op.LINK, 1, true);
   }
 
   private writeInstruction(at: number, i: Instruction, offset: number): number {
@@ -165,11 +166,13 @@ export class BlockAssembler {
           const target = operand.low + offset + i.length;
           view.setInt32(place + Op.IMMEDIATE, target | 0, true);
           view.setInt32(place + Op.IMMEDIATE + 4, Math.floor(target / 2 ** 32), true);
-          view.setInt32(place + Op.DISPLACEMENT, offset + i.length, true);
+          view.setUint32(place + Op.LINK, 1, true);
+          view.setUint32(place + Op.LINK_NEXT, 1, true);
           break;
         }
       }
     });
+    if (linksAnywhere(i)) view.setUint32(place + Op.LINK_ANY, 1, true);
     return ops + 1;
   }
 
@@ -204,7 +207,7 @@ export class BlockAssembler {
 
 /** The micro-op that goes on behind a block. */
 export function emitEnd(e: HandlerEmitter): void {
-  e.restart();
+  e.continueBlock();
 }
 
 /** Key of the micro-op that computes an address; `segment` is -1 where it adds nothing. */

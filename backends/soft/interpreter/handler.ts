@@ -20,25 +20,34 @@ export function handlerSignature(): Signature {
 /** Linear address of a memory operand: (segment, offset, bytes, write) -> address; may set FAULT. */
 export const segmentLinear = declare("segment_linear", [Type.i32, Type.i64, Type.i32, Type.i32], Type.i64);
 
+/** How handlers that stand in the loop leave their block. */
+export interface LoopLinks {
+  /** The next block is looked up. */
+  readonly lookup: Label;
+  /** RIP is set: to the block that a link of the micro-op leads to, or looks it up and sets the link. */
+  follow(op: Pointer, field: number): void;
+}
+
 /** Emits one handler. */
 export class HandlerEmitter extends Emitter {
   readonly f: CpuFunc;
   private readonly op: Pointer;
   protected readonly faultLabel: Label;
-  private readonly blockLabel: Label | null;
+  private readonly loop: LoopLinks | null;
+  private linksAnywhere = false;
   private registerFields: number[] = [];
 
   /**
    * @param op the micro-op's address
    * @param faultLabel where to go with FAULT set
-   * @param blockLabel where to go for the next block; null to return {@link Next.BLOCK}
+   * @param loop where to go for the next block; null to return {@link Next.BLOCK}
    */
-  constructor(f: CpuFunc, op: Pointer, faultLabel: Label, blockLabel: Label | null) {
+  constructor(f: CpuFunc, op: Pointer, faultLabel: Label, loop: LoopLinks | null) {
     super();
     this.f = f;
     this.op = op;
     this.faultLabel = faultLabel;
-    this.blockLabel = blockLabel;
+    this.loop = loop;
   }
 
   /** Takes the shape of an instruction; numbers of registers and values are not looked at. */
@@ -50,6 +59,7 @@ export class HandlerEmitter extends Emitter {
     this.repeat = instruction.repeat;
     this.operands = instruction.operands;
     this.registerFields = registerFieldsOf(instruction);
+    this.linksAnywhere = linksAnywhere(instruction);
   }
 
   private registerPlace(index: number): Pointer {
@@ -146,18 +156,32 @@ export class HandlerEmitter extends Emitter {
   }
   jumpTo(rip: I64): void {
     this.f.set64(State.RIP, rip);
-    this.nextBlock();
+    if (this.linksAnywhere) this.follow(Op.LINK_ANY);
+    else this.nextBlock();
   }
-  /** Targets of relative branches are kept relative to the block, the fall-through in DISPLACEMENT. */
+  /** Targets of relative branches are kept relative to the block. */
   branch(taken: I32 | null, _index: number): void {
     const { f } = this;
     const target = this.reg(Reg.RIP).add(this.op.i64(Op.IMMEDIATE));
     const mask = (rip: I64) => this.mode === 64 ? rip : rip.and(this.bits === 16 ? 0xffff : 0xffff_ffff);
-    if (taken === null) return this.jumpTo(mask(target));
-    f.if(taken, () => f.set64(State.RIP, mask(target)), () => {
-      f.set64(State.RIP, this.maskRip(this.reg(Reg.RIP).add(this.op.s32w(Op.DISPLACEMENT))));
-    });
-    this.nextBlock();
+    const jump = () => {
+      f.set64(State.RIP, mask(target));
+      this.follow(Op.LINK);
+    };
+    if (taken === null) return jump();
+    f.if(taken, jump);
+    f.set64(State.RIP, this.nextRip());
+    this.follow(Op.LINK_NEXT);
+  }
+  /** Behind the last instruction of a block that no branch ends. */
+  continueBlock(): void {
+    this.f.set64(State.RIP, this.currentRip());
+    this.follow(Op.LINK);
+  }
+  /** To the block that a link of the micro-op leads to. */
+  private follow(field: number): void {
+    if (this.loop) this.loop.follow(this.op, field);
+    else this.f.return(Next.BLOCK);
   }
   endBlock(): void {
     this.jumpTo(this.nextRip());
@@ -175,7 +199,7 @@ export class HandlerEmitter extends Emitter {
     return this.op.u8(Op.AUX);
   }
   private nextBlock(): void {
-    if (this.blockLabel) this.f.br(this.blockLabel);
+    if (this.loop) this.f.br(this.loop.lookup);
     else this.f.return(Next.BLOCK);
   }
   protected setLegacyStackPointer(value: Local<I64>): void {
@@ -212,6 +236,11 @@ export class HandlerEmitter extends Emitter {
 export function registerFieldsOf(instruction: Instruction): number[] {
   let next: number = Op.R0;
   return instruction.operands.map(({ kind }) => (kind === "r" || kind === "x" || kind === "q" ? next++ : 0));
+}
+
+/** Whether the instruction ends its block for a target that is not relative, and its micro-op has {@link Op.LINK_ANY}. */
+export function linksAnywhere({ row, operands }: Instruction): boolean {
+  return row.ends === true && !row.system && operands.every(({ kind }) => kind === "r" || kind === "m");
 }
 
 /** Everything a handler's code depends on. */
