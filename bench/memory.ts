@@ -65,9 +65,9 @@ async function measureHere(): Promise<void> {
       `${(name === "hv" ? "hv" : `qemu ${name}`).padEnd(12)}${mib(own)}${mib(alone).padStart(9)}${mib(guest)}`,
     );
   }
-  for (const  of of["own", "private"] as const) {
-    const better = Math.min(results.pc[of], results.microvm[of]);
-    console.log(`hv against the better QEMU: ${of} ${(results.hv[of] / better).toFixed(2)}`);
+  for (const part of ["own", "private"] as const) {
+    const better = Math.min(results.pc[part], results.microvm[part]);
+    console.log(`hv against the better QEMU: ${part} ${(results.hv[part] / better).toFixed(2)}`);
   }
 }
 
