@@ -59,6 +59,11 @@ function* tree(folder: string, to: string): Generator<Entry> {
   }
 }
 
+async function bundleEntries(): Promise<Entry[]> {
+  using hv = await bundled();
+  return [...tree(hv.main.replace(/\/cli\/main\.js$/, ""), BUNDLE.slice(1))];
+}
+
 /**
  * Runs a command in a lab that has the disk, QEMU and a bundled hv.
  * @param seconds after which it has failed
@@ -67,7 +72,6 @@ function* tree(folder: string, to: string): Generator<Entry> {
  */
 export async function runInLab(command: string, seconds: number, icount = false): Promise<number> {
   const image = await demoDisk();
-  using hv = await bundled();
   const { vmlinuz, initrd, append } = await bootFiles(image);
   const put = (name: string, data: Uint8Array | string) => ({ path: `${FILES.slice(1)}/${name}`, data });
   const files = [
@@ -76,7 +80,7 @@ export async function runInLab(command: string, seconds: number, icount = false)
     put("initrd", initrd),
     put("append", append),
     put("disk.img", await Deno.readFile(image)),
-    ...tree(hv.main.replace(/\/cli\/main\.js$/, ""), BUNDLE.slice(1)),
+    ...await bundleEntries(),
   ];
   const options = { files, memory: "2G", echo: true };
   if (icount) return (await countInstructions(command, seconds, options)).code;
