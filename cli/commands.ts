@@ -32,7 +32,8 @@ what hv itself says goes to stderr.
 
 In a terminal, Ctrl-] begins a command to hv: then q quits at once, p presses the power button,
 ? shows help, Ctrl-] types one. Where the terminal is not the guest's, the first Ctrl-C (or SIGTERM)
-presses the power button and the second stops at once.
+presses the power button and the second stops at once. A serial console cannot tell the guest the window's
+size: run 'resize' in the guest, or take --console-device virtio.
 
 Exit codes: 0 the guest powered off, 1 an error of hv, 2 wrong use, 3 the guest died (panic, triple
 fault, an instruction nobody can carry out), 124 --timeout was over; or the guest's own code, if it
@@ -65,12 +66,20 @@ ended through the exit device.`,
         file: true,
         description: "Where the guest's console goes: this terminal (default), nowhere, or into a file",
       },
+      {
+        name: "console-device",
+        value: "DEVICE",
+        choices: ["serial", "virtio"],
+        description:
+          "What the console is to the guest: serial (default), or virtio (hvc0): fast, knows the window's size",
+      },
       DEBUG,
       HELP,
     ],
     examples: [
       ["hv run disk.img", "Boot a disk; log in, work, say poweroff"],
       ["hv run disk.img --cpus 4 --memory 4G --ephemeral", "Try things: the disk stays as it is"],
+      ["hv run disk.img --console-device virtio", "For full-screen programs: the guest knows the window's size"],
       ["hv run --disk root.img --disk data.img,readonly", "Two disks, the second one read-only"],
       [
         "hv run --kernel bzImage --initrd initrd.gz --append 'console=ttyS0 quiet'",

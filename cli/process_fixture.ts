@@ -37,12 +37,20 @@ export class Program {
   }
 
   /** Waits until the program has said `text`, on either stream. */
-  async said(text: string): Promise<void> {
-    const deadline = Date.now() + 20_000;
+  async said(text: string, seconds = 20): Promise<void> {
+    const deadline = Date.now() + seconds * 1000;
     while (!this.out.includes(text) && !this.error.includes(text)) {
       if (this.ended || Date.now() > deadline) throw new Error(`'${text}' did not come: ${this.out}\n${this.error}`);
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
+  }
+
+  /** Kills it, if it has not ended. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      this.child.kill("SIGKILL");
+    } catch { /* it has ended */ }
+    await this.ends();
   }
 
   async ends(): Promise<number> {

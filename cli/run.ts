@@ -41,6 +41,7 @@ export function machineOptions(args: Arguments): MachineOptions {
     append: args.value("append"),
     memory: parsed("--memory", args.value("memory"), parseSize),
     cpus: cpus === undefined ? undefined : wholeNumber("--cpus", cpus, 1),
+    console: args.value("console-device") as MachineOptions["console"],
     backend: args.value("backend") as MachineOptions["backend"],
     ephemeral: args.has("ephemeral"),
   };

@@ -46,7 +46,10 @@ export interface MachineOptions {
   backend?: "auto" | BackendName;
   /** Writes to the disks are thrown away at the end. */
   ephemeral?: boolean;
-  /** Which device the terminal is (default `serial`, which every stock kernel finds first). */
+  /**
+   * Which device the terminal is: `serial` (default; every guest has a driver from its first line on), or `virtio`
+   * (Linux's hvc0: faster, and told the terminal's size; until its driver is loaded the terminal is COM1's).
+   */
   console?: "serial" | "virtio";
   /** Told one sentence at a time what a person should know: which backend was chosen, what was booted, warnings. */
   onMessage?: (text: string) => void;
@@ -387,7 +390,8 @@ export class Machine {
 
   private bootOptions(): BootOptions {
     const { kernel, initrd, append } = this.options;
-    return { kernel, initrd, append, disk: this.blueprint.board.disks[0] };
+    const { console, disks } = this.blueprint.board;
+    return { kernel, initrd, append, disk: disks[0], console };
   }
 
   /** Puts firmware tables and the kernel into memory, and the state they start in where vCPU 0 takes it from. */

@@ -20,7 +20,8 @@ const LINE_LEVEL = FIRST_WORD + 10;
 const RX_HEAD = FIRST_WORD + 11;
 const RX_COUNT = FIRST_WORD + 12;
 const TX_COUNT = FIRST_WORD + 13;
-const RX = FIRST_WORD + 14;
+const UNPLUGGED = FIRST_WORD + 14; // the terminal is at another device
+const RX = FIRST_WORD + 15;
 const TX = RX + FIFO_SIZE;
 
 // 8.6.1 and following: the registers' bits.
@@ -87,6 +88,13 @@ export class Uart16550 implements BusDevice {
     this.words.fill(0, FIRST_WORD);
     this.words[MSR] = MSR_CONNECTED;
     this.words[DLL] = 12; // 9600 baud, as a PC's firmware leaves it
+  }
+
+  /** With nobody at the other end what is sent is lost, and nothing is received. With the lock held. */
+  plug(plugged: boolean): void {
+    this.words[UNPLUGGED] = plugged ? 0 : 1;
+    this.transmit();
+    this.receive();
   }
 
   /** Takes bytes from the input ring as far as the FIFO has room. Call it with the lock held. */
@@ -161,7 +169,7 @@ export class Uart16550 implements BusDevice {
       this.updateLine();
       return;
     }
-    if (words[TX_COUNT] === 0 && this.output.push(byte)) {
+    if (words[TX_COUNT] === 0 && this.put(byte)) {
       // Most writes of a boot: nobody waits for the interrupt, or it is raised already.
       if (words[THR_EMPTY_INTERRUPT] !== 0) return;
       words[THR_EMPTY_INTERRUPT] = 1;
@@ -176,13 +184,17 @@ export class Uart16550 implements BusDevice {
     this.updateLine();
   }
 
+  private put(byte: number): boolean {
+    return this.words[UNPLUGGED] !== 0 || this.output.push(byte);
+  }
+
   /** Moves held bytes to the output ring; THR is empty when all have gone. */
   private transmit(): void {
     const words = this.words;
     const count = words[TX_COUNT];
     if (count === 0) return;
     let sent = 0;
-    while (sent < count && this.output.push(words[TX + sent])) sent++;
+    while (sent < count && this.put(words[TX + sent])) sent++;
     words.copyWithin(TX, TX + sent, TX + count);
     words[TX_COUNT] = count - sent;
     if (sent === count) words[THR_EMPTY_INTERRUPT] = 1;
@@ -192,6 +204,7 @@ export class Uart16550 implements BusDevice {
 
   private fill(): void {
     const words = this.words;
+    if (words[UNPLUGGED] !== 0) return;
     const room = (words[FCR] & FCR_ENABLE) !== 0 ? FIFO_SIZE : 1;
     while (words[RX_COUNT] < room) {
       const byte = this.input.shift();

@@ -97,6 +97,26 @@ Deno.test("16550A: Linux's THRE test finds no bug: enabling THRI raises it again
   }
 });
 
+Deno.test("16550A: unplugged, it loses what it sends, leaves the keys alone, and still says that it is ready", () => {
+  const { uart, input, output } = make();
+  input.write(encode("keys"));
+  uart.plug(false);
+  uart.receive();
+  for (const byte of encode("more than a FIFO holds")) {
+    assert.equal(uart.read(5, 1) & 0x61, 0x60);
+    uart.write(0, 1, byte);
+  }
+  assert.deepEqual([input.length, output.length], [4, 0]);
+  uart.plug(true);
+  uart.write(0, 1, 0x21);
+  assert.equal(text(output), "!");
+  assert.equal(String.fromCharCode(uart.read(0, 1)), "k");
+  uart.plug(false);
+  uart.reset();
+  uart.write(0, 1, 0x21);
+  assert.equal(output.length, 1, "a reset plugs it in");
+});
+
 Deno.test("16550A: output, with one rising edge a burst", () => {
   const { uart, line, output } = make();
   uart.write(4, 1, 0x0b);

@@ -3,7 +3,7 @@ import { HvError } from "../core/errors.ts";
 import { DiskError, type DiskSpec } from "../storage/disk.ts";
 import { DiskSource } from "../storage/disk_source.ts";
 import { openOwnDisk } from "../storage/open.ts";
-import { adjustCommandLine, findKernel, loadEntry } from "./find_kernel.ts";
+import { adjustCommandLine, type ConsoleDevice, findKernel, loadEntry } from "./find_kernel.ts";
 import { identifyKernel } from "./kernel.ts";
 
 /** What a person asked for. */
@@ -16,6 +16,8 @@ export interface BootOptions {
   append?: string;
   /** The disk to boot from. */
   disk?: DiskSpec;
+  /** Where the terminal is attached; serial unless told. */
+  console?: ConsoleDevice;
 }
 
 /** What is started. */
@@ -38,7 +40,9 @@ export async function loadBoot(options: BootOptions): Promise<Boot> {
     if (problem !== null) throw new HvError(`${options.kernel}: ${problem}`);
     // A person who names any console gets that one; nobody wants none.
     const append = options.append ?? "";
-    const commandLine = /(?:^|\s)console=/.test(append) ? append : adjustCommandLine(append).commandLine;
+    const commandLine = /(?:^|\s)console=/.test(append)
+      ? append
+      : adjustCommandLine(append, "", options.console).commandLine;
     return {
       kernel,
       initrd: options.initrd === undefined ? undefined : await readFile(options.initrd, "initrd"),
@@ -50,10 +54,10 @@ export async function loadBoot(options: BootOptions): Promise<Boot> {
   if (options.disk === undefined) {
     throw new HvError("nothing to boot: name a disk image, or a kernel with --kernel", { usage: true });
   }
-  return bootFromDisk(options.disk, options.append);
+  return bootFromDisk(options.disk, options);
 }
 
-function bootFromDisk(spec: DiskSpec, append: string | undefined): Boot {
+function bootFromDisk(spec: DiskSpec, { append, console }: BootOptions): Boot {
   let opened;
   try {
     // The machine's own Workers may hold the image already, and when the guest restarts they do.
@@ -63,7 +67,7 @@ function bootFromDisk(spec: DiskSpec, append: string | undefined): Boot {
     const { kernel, initrd, commandLine } = loadEntry(disk, disk.chosen);
     const image = identifyKernel(kernel);
     if (image.problem !== null) throw new HvError(`${spec.path}: ${disk.chosen.kernel?.path}: ${image.problem}`);
-    const adjusted = adjustCommandLine(commandLine, append);
+    const adjusted = adjustCommandLine(commandLine, append, console);
     const messages = [
       `starts '${disk.chosen.title}' (${disk.chosen.source}): Linux ${image.version ?? "of unknown version"}`,
     ];

@@ -165,24 +165,42 @@ export interface AdjustedCommandLine {
   added: string;
 }
 
-/** The parameter that makes the user's terminal a guest's console: COM1. */
-const CONSOLE = "console=ttyS0";
+/** Which of a machine's devices the user's terminal is attached to. */
+export type ConsoleDevice = "serial" | "virtio";
+
+/** The parameter that makes COM1 a guest's console, and how a disk may have said so itself. */
+const SERIAL = { parameter: "console=ttyS0", named: /(?:^|\s)console=(?:ttyS0\b|uart(?:8250)?,io,0x3f8\b)/ };
+
+/** The same of a virtio console. */
+const VIRTIO = { parameter: "console=hvc0", named: /(?:^|\s)console=hvc0\b/ };
+
+/**
+ * systemd gives every console of the kernel a login, but decides before a module has made hvc0; and one terminal wants
+ * one login. (systemd-debug-generator(8); who is not systemd passes over a parameter with a dot in its name.)
+ */
+const ONE_LOGIN = "systemd.wants=serial-getty@hvc0.service systemd.mask=serial-getty@ttyS0.service";
 
 /**
  * Makes the user's terminal a console of the guest. Linux takes the last `console=` as /dev/console, so what is added
- * stands last; a disk that names COM1 anywhere is left as it is, and nothing it says is ever removed.
+ * stands last; a disk that names the device anywhere is left as it is, and nothing it says is ever removed.
  * @param append what the user wants added
+ * @param device where the terminal is attached; with virtio the kernel's first lines still come by COM1
  */
-export function adjustCommandLine(commandLine: string, append = ""): AdjustedCommandLine {
+export function adjustCommandLine(
+  commandLine: string,
+  append = "",
+  device: ConsoleDevice = "serial",
+): AdjustedCommandLine {
   const line = [commandLine.trim(), append.trim()].filter((one) => one !== "").join(" ");
   // Behind a lone `--` everything belongs to init.
   const [options, ...init] = line.split(/(?:^|\s)--(?=\s|$)/);
-  const named = /(?:^|\s)console=(?:ttyS0\b|uart(?:8250)?,io,0x3f8\b)/.test(options);
-  if (named) return { commandLine: line, added: append.trim() };
+  const consoles = device === "serial" ? [SERIAL] : [SERIAL, VIRTIO];
+  const missing = consoles.filter(({ named }) => !named.test(options)).map(({ parameter }) => parameter);
+  if (missing.includes(VIRTIO.parameter)) missing.push(ONE_LOGIN);
   const rest = init.length > 0 ? ` --${init.join(" --")}` : "";
   return {
-    commandLine: `${options.trim()} ${CONSOLE}`.trim() + rest,
-    added: [append.trim(), CONSOLE].filter((one) => one !== "").join(" "),
+    commandLine: [options.trim(), ...missing].join(" ").trim() + rest,
+    added: [append.trim(), ...missing].filter((one) => one !== "").join(" "),
   };
 }
 

@@ -19,6 +19,11 @@ Deno.test("command line: the terminal becomes a console, and nothing of the disk
   assert.equal(made("ro -- --for-init console=ttyS0"), "ro console=ttyS0 -- --for-init console=ttyS0");
   assert.equal(made(""), "console=ttyS0");
   assert.deepEqual(adjustCommandLine("ro", "debug").added, "debug console=ttyS0");
+  const login = "systemd.wants=serial-getty@hvc0.service systemd.mask=serial-getty@ttyS0.service";
+  const virtio = (line: string, append?: string) => adjustCommandLine(line, append, "virtio").commandLine;
+  assert.equal(virtio("ro"), `ro console=ttyS0 console=hvc0 ${login}`);
+  assert.equal(virtio("console=ttyS0 ro", "debug -- x"), `console=ttyS0 ro debug console=hvc0 ${login} -- x`);
+  assert.equal(virtio("console=hvc0 console=ttyS0,115200"), "console=hvc0 console=ttyS0,115200");
 });
 
 const missing = ["mke2fs", "sfdisk", "mkfs.fat", "mcopy"].filter((name) => which(name) === null);

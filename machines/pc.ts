@@ -120,14 +120,7 @@ export class Pc implements Board {
     const input = new ByteRing(blueprint.consoleInput);
     const output = new ByteRing(blueprint.consoleOutput);
     const serial = board.console === "serial";
-    // With the terminal on virtio, COM1 still says what the kernel's first lines are, and hears nothing.
-    const nobody = new ByteRing(ByteRing.allocate(16));
-    this.uart = new Uart16550(
-      this.file.allocate(Uart16550.WORDS),
-      this.line(PcIrq.COM1),
-      serial ? input : nobody,
-      output,
-    );
+    this.uart = new Uart16550(this.file.allocate(Uart16550.WORDS), this.line(PcIrq.COM1), input, output);
     this.ports.map(PcPort.COM1, 8, this.uart);
 
     this.ports.map(PcPort.PVPANIC, 1, new PvPanic(this.file.allocate(PvPanic.WORDS), this.events));
@@ -170,7 +163,7 @@ export class Pc implements Board {
   }
 
   consoleInput(): void {
-    if (this.virtioConsole) return this.waker.wake();
+    if (this.virtioConsole) this.waker.wake();
     this.uart.registers.lock();
     this.uart.receive();
     this.uart.registers.unlock();
@@ -276,10 +269,22 @@ export class Pc implements Board {
   }
 
   private addConsole(input: ByteRing, output: ByteRing): VirtioConsole {
-    const device = new VirtioConsole(this.file, { wake: this.wake, columns: 80, rows: 24 });
+    const device = new VirtioConsole(this.file, {
+      wake: this.wake,
+      columns: 80,
+      rows: 24,
+      opened: (open) => this.plugUart(!open),
+    });
     this.addVirtio(device);
     this.addPlane(device, () => device.attach({ ...this.planeWires(), input, output }));
     return device;
+  }
+
+  /** The terminal is COM1's while the guest's driver has not opened the virtio console: nothing is shown or typed twice. */
+  private plugUart(plugged: boolean): void {
+    this.uart.registers.lock();
+    this.uart.plug(plugged);
+    this.uart.registers.unlock();
   }
 
   private addRng(): void {

@@ -17,6 +17,11 @@ const QUEUE_SIZE = 64;
 export interface ConsoleOptions extends VirtioOptions {
   columns: number;
   rows: number;
+  /**
+   * The guest has said something here for the first time, from when on the input is this device's; or, with false, has
+   * reset the device. On any thread, with this device's lock held or in its data plane.
+   */
+  opened?(open: boolean): void;
 }
 
 /** What the data plane is given. After writing to `input`, wake it; after reading from `output`, {@link VirtioConsole.drained}. */
@@ -29,13 +34,14 @@ export interface ConsoleWires extends DataPlaneWires {
 
 // The device's own words.
 const WAITING = 0;
-const SIZE_TOLD = 1;
+const OPENED = 1;
 
 /** A console: `hvc0` to Linux. */
 export class VirtioConsole extends VirtioDevice {
   private readonly size: number;
   private input: ByteRing | null = null;
   private output: ByteRing | null = null;
+  private readonly opened: ConsoleOptions["opened"];
 
   constructor(file: RegisterFile, options: ConsoleOptions) {
     super(file, options, {
@@ -47,6 +53,7 @@ export class VirtioConsole extends VirtioDevice {
       words: 2,
     });
     this.size = packSize(options.columns, options.rows);
+    this.opened = options.opened;
   }
 
   protected initializeConfig(): void {
@@ -55,7 +62,9 @@ export class VirtioConsole extends VirtioDevice {
   }
 
   protected override deviceReset(): void {
+    const open = this.registers.words[this.ownWord + OPENED] !== 0;
     this.registers.words.fill(0, this.ownWord, this.ownWord + 2);
+    if (open) this.opened?.(false);
   }
 
   /** Makes this the data plane. */
@@ -84,7 +93,8 @@ export class VirtioConsole extends VirtioDevice {
   }
 
   private receive(queue: Virtqueue, chain: Chain, input: ByteRing, bytes: Uint8Array): boolean {
-    if (input.length === 0) return false;
+    // Until then the input is another device's.
+    if (this.registers.words[this.ownWord + OPENED] === 0 || input.length === 0) return false;
     let total = 0;
     for (let i = chain.readable; i < chain.count; i++) {
       const done = input.read(bytes, chain.offsets[i], chain.offsets[i] + chain.lengths[i]);
@@ -98,6 +108,14 @@ export class VirtioConsole extends VirtioDevice {
 
   private transmit(index: number, queue: Virtqueue, chain: Chain, output: ByteRing, bytes: Uint8Array): boolean {
     const words = this.registers.words;
+    if (words[this.ownWord + OPENED] === 0) {
+      words[this.ownWord + OPENED] = 1;
+      this.opened?.(true);
+      // Linux reads the size of a console with one port when it changes, not when it finds the console; and it is not
+      // ready to be told before the port exists, which the first output proves.
+      this.transport?.signalConfig();
+      this.wake();
+    }
     const progress = this.queueWord(index) + QueueWord.PROGRESS;
     // What went out of this request before, when there was no more room.
     let skip = words[progress];
@@ -121,12 +139,6 @@ export class VirtioConsole extends VirtioDevice {
     words[progress] = 0;
     queue.advance(chain);
     queue.complete(chain.id, chain.slots, 0);
-    if (words[this.ownWord + SIZE_TOLD] === 0) {
-      // Linux reads the size of a console with one port when it changes, not when it finds the console; and it is not
-      // ready to be told before the port exists, which the first output proves.
-      words[this.ownWord + SIZE_TOLD] = 1;
-      this.transport?.signalConfig();
-    }
     return true;
   }
 }

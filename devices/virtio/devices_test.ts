@@ -175,7 +175,13 @@ Deno.test("block: a disk that grows tells the driver", () => {
 
 Deno.test("console: both directions, a full output ring, resize", () => {
   const machine = new TestMachine();
-  const console = new VirtioConsole(machine.file, { wake: machine.wake, columns: 80, rows: 25 });
+  const opened: boolean[] = [];
+  const console = new VirtioConsole(machine.file, {
+    wake: machine.wake,
+    columns: 80,
+    rows: 25,
+    opened: (open) => opened.push(open),
+  });
   machine.add(console, 1);
   machine.start();
   const input = new ByteRing(ByteRing.allocate(256));
@@ -195,6 +201,18 @@ Deno.test("console: both directions, a full output ring, resize", () => {
   assert.equal(receive.collect().length, 0, "nothing to receive");
   input.write(new TextEncoder().encode("hello, guest"));
   while (console.service());
+  assert.deepEqual(
+    [receive.collect().length, opened.length],
+    [0, 0],
+    "the guest has said nothing here: the keys are not for it",
+  );
+  const greeting = machine.allocate(1);
+  transmit.offer([{ address: greeting, length: 1 }]);
+  while (console.service());
+  while (console.service());
+  assert.deepEqual(opened, [true]);
+  assert.equal(transmit.collect().length, 1);
+  output.shift();
   assert.deepEqual(receive.collect().map((u) => u.written), [5, 7]);
   const text = (at: number, n: number) => new TextDecoder().decode(machine.memory.bytes.slice(at, at + n));
   assert.equal(text(buffers, 3) + text(buffers + 8, 2) + text(buffers + 16, 7), "hello, guest");
@@ -225,6 +243,10 @@ Deno.test("console: both directions, a full output ring, resize", () => {
   while (console.service());
   assert.deepEqual(machine.messages, [100]);
   assert.equal(machine.read(driver.deviceConfig, 4), 132 | (43 << 16));
+
+  machine.write(driver.common + 20, 1, 0);
+  while (console.service());
+  assert.deepEqual(opened, [true, false], "a reset gives the terminal back");
 });
 
 Deno.test("rng: random bytes, all of them, and no more than a request may have", () => {

@@ -1,5 +1,6 @@
 /** `hv run` on the guests' disks, on every backend that runs stock kernels on this machine: the product's main job. */
 import assert from "node:assert/strict";
+import { HAS_TERMINAL, startInTerminal } from "../../cli/process_fixture.ts";
 import { needs } from "../skip.ts";
 import { digest, ROOT } from "./cache.ts";
 import { which } from "./command.ts";
@@ -63,6 +64,32 @@ for (const backend of backends) {
       assert.equal((await loginWritePoweroff(terminal, 240)).code, 0);
       assert.equal(await digest(await Deno.readFile(image)), before);
     });
+  });
+
+  const terminal = `hv run on ${backend}: --console-device virtio tells the guest the window's size, and each change`;
+  Deno.test({
+    name: terminal,
+    ignore: needs(HAS_TERMINAL, terminal, "needs Linux with util-linux's script"),
+    fn: async () => {
+      await withDisk(await demoDisk(), async (image) => {
+        const arguments_ = ["run", image, "--backend", backend, "--console-device", "virtio"];
+        await using program = startInTerminal([...HV, ...arguments_], "tty");
+        await program.said("login: ", 240);
+        await program.send("root\r");
+        await program.said("# ", 60);
+        await program.send("stty size; tty\r");
+        await program.said("33 91\r\n/dev/hvc0\r\n", 60);
+        const pty = /(\/dev\/pts\/\d+)\r/.exec(program.out)![1];
+        await new Deno.Command("stty", { args: ["-F", pty, "cols", "50", "rows", "20"] }).output();
+        await program.send("\rsleep 1; stty size\r");
+        await program.said("20 50\r\n", 60);
+        await program.send("poweroff\r");
+        await program.said("restored", 120);
+        assert.match(program.out, /code=0\r\nrestored\r\n$/);
+        assert.equal(program.out.match(/\] reboot: Power down/g)?.length, 1, "by COM1 and hvc0 at once");
+        await fsck(image);
+      });
+    },
   });
 
   const name = `hv run on ${backend}: the Debian disk, to a login, a written file, poweroff, and clean`;
