@@ -18,7 +18,7 @@ import type { DiskSpec } from "./storage/disk.ts";
 export { Machine } from "./core/machine.ts";
 export type { MachineEnd, MachineOptions, MachineState, MachineStats } from "./core/machine.ts";
 export type { Console, ExpectMatch } from "./core/console.ts";
-export type { DiskSpec } from "./storage/disk.ts";
+export { DiskError, type DiskSpec } from "./storage/disk.ts";
 export type { DiskReport } from "./firmware/inspect.ts";
 export { HvError } from "./core/errors.ts";
 export { formatSize, parseDuration, parseSize } from "./core/units.ts";

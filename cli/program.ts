@@ -25,7 +25,7 @@ export function explain(error: unknown, { debug, command }: ExplainOptions): num
 
 /** Errors whose message is a sentence for people. By name: their classes would load all of hv to show one. */
 function isForPeople(error: unknown): error is Error & { usage?: boolean } {
-  return error instanceof Error && ["UsageError", "HvError", "DiskError", "BootError"].includes(error.name);
+  return error instanceof Error && ["UsageError", "HvError", "DiskError"].includes(error.name);
 }
 
 /** Runs a program to its exit code, which it never returns from. What nobody awaited and caught is explained too. */

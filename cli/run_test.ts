@@ -46,16 +46,17 @@ for (const { name: backend } of backends) {
     [[`${folder}/none.img`], 1, /none\.img: no such file/],
     [[folder], 1, /is a directory/],
     [[zeros], 1, /no kernel found on this disk/],
-    [["--kernel", `${folder}/none`], 2, /there is no kernel at/],
+    [["--kernel", `${folder}/none`], 1, /there is no kernel at/],
+    [["--kernel", folder], 1, /is a directory, not a file/],
     [["--kernel", zeros], 1, /not a kernel in any form hv knows/],
     [["--kernel", arm], 1, /the kernel is for another architecture \(aarch64\)/],
-    [["--kernel", kernel, "--initrd", `${folder}/none`], 2, /there is no initrd at/],
+    [["--kernel", kernel, "--initrd", `${folder}/none`], 1, /there is no initrd at/],
     [["--kernel", kernel, "--append", "x".repeat(100_000)], 1, /the command line has 100\d{3} bytes/],
     [["--kernel", kernel, "--memory", "100T"], 2, /cannot give the guest 100 TiB: at most/],
     [["--kernel", kernel, "--memory", "1M"], 2, /1 MiB of memory is too little/],
     [["--kernel", kernel, "--cpus", "100000"], 2, /not 100000/],
     [["--kernel", kernel, "--disk", "/dev/null"], 1, /neither a file nor a block device/],
-    [["--kernel", kernel, "--disk", `${zeros},format=tar`], 1, /tar/],
+    [["--kernel", kernel, "--disk", `${zeros},format=tar`], 2, /no disk format 'tar'; known are: raw/],
   ];
   for (const [args, code, sentence] of refusals) {
     const title = args.join(" ").replaceAll(`${folder}/`, "").replace(folder, "FOLDER").slice(0, 60);

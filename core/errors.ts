@@ -4,7 +4,7 @@
  * A sentence that says what is wrong and what to do about it. Any other Error that reaches a user is a bug of ours.
  */
 export class HvError extends Error {
-  override readonly name = "HvError";
+  override readonly name: string = "HvError";
   /** Whether the person's own words (an option, a value) are what is wrong. */
   readonly usage: boolean;
   constructor(message: string, options: { usage?: boolean; cause?: unknown } = {}) {

@@ -1,6 +1,6 @@
 /** What a machine boots: the files a person named, or what the disk's own boot loader would start. */
 import { HvError } from "../core/errors.ts";
-import { DiskError, type DiskSpec } from "../storage/disk.ts";
+import type { DiskSpec } from "../storage/disk.ts";
 import { DiskSource } from "../storage/disk_source.ts";
 import { openOwnDisk } from "../storage/open.ts";
 import { adjustCommandLine, type ConsoleDevice, findKernel, loadEntry } from "./find_kernel.ts";
@@ -76,7 +76,6 @@ function bootFromDisk(spec: DiskSpec, { append, console }: BootOptions): Boot {
     return { kernel, initrd, commandLine: adjusted.commandLine, messages };
   } catch (error) {
     if (error instanceof HvError) throw error;
-    if (error instanceof DiskError) throw new HvError(error.message, { cause: error });
     // What file systems and entries throw are sentences about the disk.
     if (error instanceof TypeError || error instanceof ReferenceError) throw error;
     throw new HvError(`${spec.path}: ${(error as Error).message}`, { cause: error });
@@ -89,10 +88,11 @@ async function readFile(path: string, what: string): Promise<Uint8Array> {
   try {
     return await Deno.readFile(path);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) throw new HvError(`there is no ${what} at ${path}`, { usage: true });
+    if (error instanceof Deno.errors.NotFound) throw new HvError(`there is no ${what} at ${path}`);
     if (error instanceof Deno.errors.PermissionDenied) {
       throw new HvError(`the ${what} ${path} may not be read: check its permissions`);
     }
+    if (error instanceof Deno.errors.IsADirectory) throw new HvError(`the ${what} ${path} is a directory, not a file`);
     throw new HvError(`the ${what} ${path} cannot be read: ${(error as Error).message}`);
   }
 }

@@ -1,6 +1,5 @@
 /** `hv inspect`: a disk image opened and looked into, without changing it. */
-import { HvError } from "../core/errors.ts";
-import { DiskError, type DiskSpec } from "../storage/disk.ts";
+import type { DiskSpec } from "../storage/disk.ts";
 import { DiskSource } from "../storage/disk_source.ts";
 import { openDisk } from "../storage/open.ts";
 import { type DiskReport, reportDisk } from "./find_kernel.ts";
@@ -19,9 +18,6 @@ export async function inspectDisk(disk: string | DiskSpec): Promise<DiskReport> 
   try {
     opened = await openDisk({ ...spec, readonly: true, ephemeral: false });
     return reportDisk(new DiskSource(opened));
-  } catch (error) {
-    if (error instanceof DiskError) throw new HvError(error.message, { cause: error });
-    throw error;
   } finally {
     opened?.close();
   }

@@ -8,6 +8,7 @@
  * file that is not Linux but has a PVH note is entered as PVH says.
  */
 import { releaseBuffer } from "../core/buffers.ts";
+import { HvError } from "../core/errors.ts";
 import type { GuestMemory } from "../core/memory.ts";
 import {
   BootParams,
@@ -64,11 +65,6 @@ export interface PreparedLinux {
   e820: E820Range[];
 }
 
-/** A boot that cannot be prepared; the message says what to do. */
-export class BootError extends Error {
-  override readonly name = "BootError";
-}
-
 // Where things stand below EBDA_START. The kernel copies all of it before it uses that memory, or reserves it.
 const GDT = 0x1000;
 const START_INFO = 0x2000;
@@ -111,22 +107,22 @@ interface Loadable {
 export function prepareLinux(boot: LinuxBoot): PreparedLinux {
   const { memory } = boot;
   const kernel = identifyKernel(boot.kernel);
-  if (kernel.problem !== null) throw new BootError(kernel.problem);
-  if (memory.lowSize < MIB) throw new BootError("Linux needs --memory at least 64M");
+  if (kernel.problem !== null) throw new HvError(kernel.problem);
+  if (memory.lowSize < MIB) throw new HvError("Linux needs --memory at least 64M");
   const loadable = chooseWay(kernel, boot.way);
   const map = pcMemoryMap(memory, boot.e820Reserved ?? []);
-  if (map.length > E820_MAX_ENTRIES) throw new BootError("the memory map has too many ranges");
+  if (map.length > E820_MAX_ENTRIES) throw new HvError("the memory map has too many ranges");
 
   const line = new TextEncoder().encode(boot.commandLine);
   const most = Math.min(kernel.setup?.commandLineSize ?? VMLINUX_COMMAND_LINE, COMMAND_LINE_ROOM - 1);
   if (line.length > most) {
-    throw new BootError(`the command line has ${line.length} bytes, this kernel takes at most ${most}`);
+    throw new HvError(`the command line has ${line.length} bytes, this kernel takes at most ${most}`);
   }
-  if (line.includes(0)) throw new BootError("the command line has a zero byte in it");
+  if (line.includes(0)) throw new HvError("the command line has a zero byte in it");
 
   if (loadable.end > memory.lowSize || loadable.start < LOW_END) {
     const needed = toMib(loadable.end + WORKING_ROOM);
-    throw new BootError(
+    throw new HvError(
       loadable.start < LOW_END
         ? `the kernel wants to be at 0x${loadable.start.toString(16)}, where hv puts its tables`
         : `the kernel does not fit into memory: it needs --memory at least ${needed}`,
@@ -136,7 +132,7 @@ export function prepareLinux(boot: LinuxBoot): PreparedLinux {
     const taken = (boot.e820Reserved ?? []).find((one) =>
       one.size > 0 && one.start < range.start + range.size && range.start < one.start + one.size
     );
-    if (taken) throw new BootError(`the kernel's memory overlaps what is reserved at 0x${taken.start.toString(16)}`);
+    if (taken) throw new HvError(`the kernel's memory overlaps what is reserved at 0x${taken.start.toString(16)}`);
   }
   const initrd = placeInitrd(boot, kernel, loadable, map);
 
@@ -204,10 +200,10 @@ function chooseWay(kernel: KernelImage, wanted: BootWay | undefined): Loadable {
     return { ...way, unpacked: vmlinux };
   } catch (error) {
     if (!(error instanceof CompressionError)) throw error;
-    if (wanted !== undefined) throw new BootError(`the bzImage could not be unpacked: ${error.message}`);
+    if (wanted !== undefined) throw new HvError(`the bzImage could not be unpacked: ${error.message}`);
     // Damage would only come out in the guest, as a dead machine without a word.
     if (/cut short|damaged|checksum/.test(error.message)) {
-      throw new BootError(`the kernel is damaged: ${error.message}`);
+      throw new HvError(`the kernel is damaged: ${error.message}`);
     }
     return bzImageWay(kernel.bytes, setup, `hv could not unpack it: ${error.message}`);
   }
@@ -224,18 +220,18 @@ function elfWay(
   try {
     elf = readElf(bytes);
   } catch (error) {
-    throw new BootError(`the kernel is damaged: ${(error as Error).message}`);
+    throw new HvError(`the kernel is damaged: ${(error as Error).message}`);
   }
   const start = Math.min(...elf.segments.map((one) => one.physical));
   let end = Math.max(...elf.segments.map((one) => one.physical + one.size));
-  if (!Number.isSafeInteger(end)) throw new BootError("the kernel is damaged: a segment has an impossible address");
+  if (!Number.isSafeInteger(end)) throw new HvError("the kernel is damaged: a segment has an impossible address");
   if (setup !== null) end = Math.max(end, setup.prefAddress + setup.initSize);
-  if (wanted === "bzImage") throw new BootError("an ELF kernel has no bzImage entry point");
-  if (wanted === "pvh" && elf.pvhEntry === null) throw new BootError("the kernel has no PVH entry point");
+  if (wanted === "bzImage") throw new HvError("an ELF kernel has no bzImage entry point");
+  if (wanted === "pvh" && elf.pvhEntry === null) throw new HvError("the kernel has no PVH entry point");
   const pvh = wanted === "pvh" || (wanted === null && !linux && elf.pvhEntry !== null);
   const entry = pvh ? elf.pvhEntry! : elf.entry;
   if (!elf.segments.some((one) => entry >= one.physical && entry < one.physical + one.size)) {
-    throw new BootError("the kernel is damaged: its entry point lies outside it");
+    throw new HvError("the kernel is damaged: its entry point lies outside it");
   }
   const at = `0x${entry.toString(16)}`;
   return {
@@ -293,7 +289,7 @@ function placeInitrd(
     const reserved = (boot.e820Reserved ?? []).filter((one) => one.start < boot.memory.lowSize);
     const needed = loadable.end + given.length + reserved.reduce((sum, one) => sum + one.size + PAGE, 0) + WORKING_ROOM;
     const most = kernel.setup?.initrdAddressMax ?? VMLINUX_INITRD_MAX;
-    throw new BootError(
+    throw new HvError(
       needed > most
         ? `the initrd (${toMib(given.length)}) is too big for this kernel`
         : `the initrd (${toMib(given.length)}) does not fit: the guest needs --memory at least ${toMib(needed)}`,

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { HvError } from "../core/errors.ts";
 import { GuestMemory } from "../core/memory.ts";
 import { SEGMENT_BYTES, X64 } from "../core/x64_state.ts";
 import { tool, which } from "../tests/guests/command.ts";
@@ -8,7 +9,7 @@ import { needs } from "../tests/skip.ts";
 import { BootParams, E820_ENTRY_BYTES, SETUP_DATA_HEADER_BYTES } from "./boot_params.ts";
 import { E820_ACPI, E820_RAM, E820_RESERVED, pcMemoryMap } from "./e820.ts";
 import { identifyKernel } from "./kernel.ts";
-import { BootError, type BootWay, prepareLinux } from "./linux_boot.ts";
+import { type BootWay, prepareLinux } from "./linux_boot.ts";
 import { startInQemu } from "./start_in_qemu.ts";
 
 const MIB = 2 ** 20;
@@ -186,7 +187,7 @@ Deno.test({
       try {
         work();
       } catch (error) {
-        assert(error instanceof BootError, `${error}`);
+        assert(error instanceof HvError, `${error}`);
         return error.message;
       }
       assert.fail("no error");

@@ -2,6 +2,7 @@
  * The disk contract: positioned, zero-copy, synchronous. Every image format fulfils it; the block device's I/O Worker,
  * the partition tables and the file systems are its callers. Offsets are in bytes and may pass 2^32.
  */
+import { HvError } from "../core/errors.ts";
 
 /**
  * Pieces of memory that one request reads into or writes from, filled and reused by the caller: no objects are made
@@ -42,11 +43,11 @@ export interface Disk {
 }
 
 /** What went wrong with a disk, in words; `code` is what the guest is told. */
-export class DiskError extends Error {
+export class DiskError extends HvError {
   override readonly name = "DiskError";
   readonly code: "io" | "range" | "readonly" | "full" | "busy" | "format" | "missing" | "permission";
-  constructor(code: DiskError["code"], message: string) {
-    super(message);
+  constructor(code: DiskError["code"], message: string, options?: { usage?: boolean }) {
+    super(message, options);
     this.code = code;
   }
 }

@@ -89,7 +89,8 @@ function openFormat(file: HostFile, spec: DiskSpec): Disk {
   const format = FORMATS.find((f) => spec.format === undefined ? f.recognise(head) : f.name === spec.format);
   if (format === undefined) {
     const known = FORMATS.filter((f) => f.open !== null).map((f) => f.name).join(", ");
-    throw new DiskError("format", `${spec.path}: there is no disk format '${spec.format}'; known are: ${known}`);
+    const message = `${spec.path}: there is no disk format '${spec.format}'; known are: ${known}`;
+    throw new DiskError("format", message, { usage: true });
   }
   if (format.open === null) {
     throw new DiskError(
