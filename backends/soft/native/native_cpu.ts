@@ -14,6 +14,7 @@ export class NativeCpu {
   private readonly writer: WritableStreamDefaultWriter<Uint8Array>;
   private readonly reader: ReadableStreamBYOBReader;
   private readonly directory: string;
+  private readonly stderr: Promise<string>;
 
   constructor() {
     this.directory = Deno.makeTempDirSync({ prefix: "hv-native-" });
@@ -21,7 +22,8 @@ export class NativeCpu {
     const program = `${this.directory}/native_cpu`;
     const made = new Deno.Command("gcc", { args: ["-O1", "-static", "-o", program, source] }).outputSync();
     assert.ok(made.success, new TextDecoder().decode(made.stderr));
-    this.process = new Deno.Command(program, { stdin: "piped", stdout: "piped" }).spawn();
+    this.process = new Deno.Command(program, { stdin: "piped", stdout: "piped", stderr: "piped" }).spawn();
+    this.stderr = new Response(this.process.stderr).text();
     this.writer = this.process.stdin.getWriter();
     this.reader = this.process.stdout.getReader({ mode: "byob" });
   }
@@ -32,11 +34,16 @@ export class NativeCpu {
     // An empty record makes the program flush.
     records.fill(0, bytes, bytes + RECORD_BYTES);
     const written = this.writer.write(records.subarray(0, bytes + RECORD_BYTES));
+    // Where the program has ended, so have both pipes: what it said says more.
+    written.catch(() => {});
     let buffer = new ArrayBuffer(bytes);
     let filled = 0;
     while (filled < bytes) {
       const { value, done } = await this.reader.read(new Uint8Array(buffer, filled, bytes - filled));
-      assert.ok(!done, "the native program ended: an instruction did what it must not");
+      if (done) {
+        const { code, signal } = await this.process.status;
+        throw new Error(`the native program ended with ${signal ?? `code ${code}`}: ${(await this.stderr).trim()}`);
+      }
       buffer = value.buffer;
       filled += value.length;
     }
@@ -45,10 +52,11 @@ export class NativeCpu {
   }
 
   async close(): Promise<void> {
-    await this.writer.close();
+    // It may have ended already.
+    await this.writer.close().catch(() => {});
     this.reader.releaseLock();
     await this.process.stdout.cancel();
-    await this.process.status;
+    await Promise.all([this.process.status, this.stderr]);
     Deno.removeSync(this.directory, { recursive: true });
   }
 }

@@ -12,6 +12,7 @@ import { rows } from "../isa/all.ts";
 import type { Row } from "../isa/table.ts";
 import { Differential, reasonAgainst } from "./differential.ts";
 import { NativeCpu, nativeCpuIsPossible } from "./native_cpu.ts";
+import { CODE, Fx, Record, RECORD_BYTES } from "./record.ts";
 import { type Oracle, Recording, Replay } from "./oracle.ts";
 import { SoftCpu } from "./soft_cpu.ts";
 
@@ -74,5 +75,26 @@ Deno.test({
     }
     console.log(`${cases} cases over ${chosen.length} rows of ${rows.length}, ${failures.length} differences shown`);
     assert.equal(failures.length, 0, `\n${failures.slice(0, 40).join("\n\n")}`);
+  },
+});
+
+Deno.test({
+  name: "an instruction that the native program does not survive is named",
+  ignore: needs(nativeCpuIsPossible, "a native program that dies", "it needs gcc on x86-64 Linux"),
+  fn: async () => {
+    const oracle = new NativeCpu();
+    try {
+      const records = new Uint8Array(2 * RECORD_BYTES);
+      const view = new DataView(records.buffer);
+      // JMP RAX, to where nothing is.
+      records.set([0xff, 0xe0], Record.CODE);
+      view.setUint32(Record.LENGTH, 2, true);
+      view.setBigUint64(Record.FLAGS, 0x202n, true);
+      view.setBigUint64(Record.GPR, BigInt(CODE) + 0x100_0000n, true);
+      view.setUint32(Record.FX + Fx.MXCSR, 0x1f80, true);
+      await assert.rejects(oracle.run(records, 1), /outside the instruction .*RIP 0x21000800.* ff e0; .*r0=0x21000800/);
+    } finally {
+      await oracle.close();
+    }
   },
 });
