@@ -2,8 +2,8 @@
  * The x87's transcendental functions: F2XM1, FYL2X, FYL2XP1, FPATAN, FPTAN, FSIN, FCOS (Intel SDM vol. 1, 8.3.7).
  *
  * Guests use them rarely, so they are worked out in fixed point with enough BigInt digits that the one rounding at the
- * end is the right one. Hardware promises less: results within one unit in the last place, and a reduction by a pi of
- * 66 bits; ours reduce by pi itself.
+ * end is the right one; hardware promises one unit in the last place. Arguments of the trigonometric ones are reduced as
+ * hardware does it, by a pi of 66 bits.
  */
 
 const BIAS = 16383;
@@ -129,6 +129,15 @@ const infinity = (sign: boolean, flags = 0): TranscendentalResult => ({
 const zero = (sign: boolean): TranscendentalResult => ({ significand: 0n, signExponent: sign ? 0x8000 : 0, flags: 0 });
 const invalid = (): TranscendentalResult => ({ ...QUIET_NAN, flags: IE });
 
+/** Whether magnitude / 2^cut is rounded up; `exact` false: digits beyond the magnitude's last were cut off. */
+function roundsUp(sign: boolean, magnitude: bigint, cut: number, rounding: number, exact: boolean): boolean {
+  if (rounding !== 0) return rounding === (sign ? 1 : 2);
+  if (cut <= 0) return false;
+  const rest = magnitude & ((1n << BigInt(cut)) - 1n);
+  const half = 1n << BigInt(cut - 1);
+  return rest > half || (rest === half && (!exact || ((magnitude >> BigInt(cut)) & 1n) !== 0n));
+}
+
 /** Rounds magnitude * 2^-digits to the format. `exact` false: digits beyond the magnitude's last were cut off. */
 function round(
   sign: boolean,
@@ -141,21 +150,21 @@ function round(
   const length = bitLength(magnitude);
   let biased = length - 1 - digits + BIAS;
   let cut = length - 64;
+  let tiny = false;
   if (biased <= 0) {
+    // Tiny is what stays below the smallest normal number when rounded without regard to the exponent (SDM vol. 1, 8.5.5).
+    const carries = biased === 0 && shift(magnitude, -cut) === (1n << 64n) - 1n &&
+      roundsUp(sign, magnitude, cut, rounding, exact);
+    tiny = !carries;
     cut += 1 - biased;
     biased = 0;
   }
   let significand = shift(magnitude, -cut);
   const rest = cut > 0 ? magnitude & ((1n << BigInt(cut)) - 1n) : 0n;
-  const inexact = rest !== 0n || !exact;
   let flags = 0;
-  if (inexact) {
-    flags = PE | (biased === 0 ? UE : 0);
-    const half = cut > 0 ? 1n << BigInt(cut - 1) : 0n;
-    const up = rounding === 0
-      ? cut > 0 && (rest > half || (rest === half && (!exact || (significand & 1n) !== 0n)))
-      : rounding === (sign ? 1 : 2);
-    if (up) {
+  if (rest !== 0n || !exact) {
+    flags = PE | (tiny ? UE : 0);
+    if (roundsUp(sign, magnitude, cut, rounding, exact)) {
       flags |= C1;
       significand += 1n;
       if (significand >> 64n) {
@@ -379,6 +388,9 @@ function squareRoot(n: bigint): bigint {
   }
 }
 
+/** The pi that arguments are reduced by, times 2^66 (SDM vol. 1, 8.3.8). */
+const PI_66 = 0xc90fdaa22168c234cn;
+
 function trigonometric(number: number, x: Number80, rounding: number): TranscendentalResult {
   if (isInfinite(x)) return invalid();
   const sign = negative(x);
@@ -393,10 +405,11 @@ function trigonometric(number: number, x: Number80, rounding: number): Transcend
     return round(sign, (x.significand << BigInt(DIGITS)) + beyond, places(x) + DIGITS, rounding);
   }
   const digits = DIGITS + Math.max(0, -scale(x));
-  const quarter = pi(digits + 64) >> 1n;
-  const angle = fixed(x, digits + 64);
-  const turns = angle / quarter;
-  const rest = (angle - turns * quarter) >> 64n;
+  const quarter = shift(PI_66, digits - 67);
+  const angle = fixed(x, digits);
+  // To the nearest multiple: beside it the small rest, not its distance from the true pi/2, is what counts.
+  const turns = (angle + (quarter >> 1n)) / quarter;
+  const rest = angle - turns * quarter;
   const quadrant = Number(turns & 3n);
   const [sine, cosine] = sineAndCosine(rest, digits);
   // By quadrant: sin is s, c, -s, -c and cos is c, -s, -c, s.
@@ -410,7 +423,7 @@ function trigonometric(number: number, x: Number80, rounding: number): Transcend
   return round(c < 0n, c < 0n ? -c : c, digits, rounding);
 }
 
-/** sin and cos of an angle from 0 to pi/2. */
+/** sin and cos of an angle from -pi/4 to pi/4. */
 function sineAndCosine(angle: bigint, digits: number): [bigint, bigint] {
   const d = BigInt(digits);
   const square = (angle * angle) >> d;
