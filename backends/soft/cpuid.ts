@@ -40,8 +40,8 @@ export function cpuid(leaf: number, subleaf: number, context: CpuidContext, out:
         // Family 6, model 9EH, stepping 13.
         0x000906ed,
         (context.index << 24) | (Math.max(1, context.cpus) << 16) | (8 << 8),
-        // SSE3 PCLMULQDQ SSSE3 CX16 SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline AES XSAVE RDRAND hypervisor; OSXSAVE
-        bits(0, 1, 9, 13, 19, 20, 22, 23, 25, 26, 30, 31) | (context.osxsave ? bits(27) : 0) |
+        // SSE3 PCLMULQDQ SSSE3 CX16 PCID SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline AES XSAVE RDRAND hypervisor; OSXSAVE
+        bits(0, 1, 9, 13, 17, 19, 20, 22, 23, 25, 26, 30, 31) | (context.osxsave ? bits(27) : 0) |
           (context.x2apic ? bits(21, 24) : 0),
         // FPU VME- DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR- PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 HTT
         bits(0, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26) |
@@ -53,8 +53,8 @@ export function cpuid(leaf: number, subleaf: number, context: CpuidContext, out:
       // BHI_CTRL: there is no branch history to poison, so the kernel need not clear it at every system call.
       if (subleaf === 2) return set(0, 0, 0, bits(4));
       if (subleaf !== 0) return;
-      // FSGSBASE SMEP SMAP SHA; EDX: ARCH_CAPABILITIES, IBRS.
-      return set(2, bits(0, 7, 20, 29), 0, bits(26, 29));
+      // FSGSBASE SMEP INVPCID SMAP SHA; EDX: ARCH_CAPABILITIES, IBRS.
+      return set(2, bits(0, 7, 10, 20, 29), 0, bits(26, 29));
     case 0xb:
       if (subleaf === 0) return set(0, 1, 0x100, context.index);
       if (subleaf === 1) {

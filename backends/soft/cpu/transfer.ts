@@ -47,7 +47,7 @@ const FLAT_DATA = 0xc093;
 
 /** What of CR4 may be set: what CPUID advertises. */
 export const CR4_ALLOWED = CR4.VME | CR4.PVI | CR4.TSD | CR4.DE | CR4.PSE | CR4.PAE | CR4.MCE | CR4.PGE | CR4.PCE |
-  CR4.OSFXSR | CR4.OSXMMEXCPT | CR4.OSXSAVE | CR4.FSGSBASE | CR4.SMEP | CR4.SMAP;
+  CR4.OSFXSR | CR4.OSXMMEXCPT | CR4.OSXSAVE | CR4.FSGSBASE | CR4.PCIDE | CR4.SMEP | CR4.SMAP;
 
 export function defineTransfers(module: Module, target: Target): void {
   const define = (name: typeof farJump, body: (f: CpuFunc) => void) => defineCpuFunction(module, target, name, body);
@@ -433,18 +433,28 @@ export function defineTransfers(module: Module, target: Target): void {
         });
       });
       f.if(on(CR0.PG).eqz().and(old.has(CR0.PG)), () => {
-        f.if(isLong(f), fail);
+        f.if(isLong(f).or(f.s64(State.CR4).has(CR4.PCIDE)), fail);
         f.set64(State.EFER, efer.and(~EFER.LMA));
       });
       f.set64(State.CR0, value.and(0xe005_003f).or(CR0.ET));
       f.if(value.has(CR0.PE).eqz(), () => f.set32(State.CPL, 0));
     }, () => {
       f.if(number.eq(3), () => {
-        f.if(value.has(~((1n << BigInt(PHYSICAL_BITS)) - 1n)), fail);
-        f.set64(State.CR3, value);
+        // Under PCIDE bit 63 says that the PCID's translations may be kept; it is not stored. None are (SDM vol. 3, 4.10.4.1:
+        // the processor need not keep them).
+        const keep = f.s64(State.CR4).and(CR4.PCIDE).shl(63 - 17);
+        const base = f.i64(value.and(keep.not()));
+        f.if(base.has(~((1n << BigInt(PHYSICAL_BITS)) - 1n)), fail);
+        f.set64(State.CR3, base);
       }, () => {
         f.if(value.has(~BigInt(CR4_ALLOWED)), fail);
         f.if(efer.has(EFER.LMA).and(value.has(CR4.PAE).eqz()), fail);
+        // PCIDE comes in IA-32e mode, while the PCID is 0 (SDM vol. 3, 4.10.1).
+        f.if(
+          value.has(CR4.PCIDE).and(f.s64(State.CR4).has(CR4.PCIDE).eqz())
+            .and(efer.has(EFER.LMA).eqz().or(f.s64(State.CR3).has(0xfff))),
+          fail,
+        );
         f.set64(State.CR4, value);
       });
     });

@@ -1,6 +1,6 @@
 /** Ports, control registers, descriptor tables, MSRs, CPUID and what else only system software has. */
 import { Leave, portRead, portWrite } from "../cpu/external.ts";
-import { CR0, CR4, flushPage, guard, loadSystem } from "../cpu/mmu.ts";
+import { CR0, CR4, flushPage, flushTlb, guard, loadSystem } from "../cpu/mmu.ts";
 import { inspectSelector, isReal, loadLocalTable, loadSegment, loadTaskRegister, updateMode } from "../cpu/segments.ts";
 import { writeControl } from "../cpu/transfer.ts";
 import { type CpuFunc, declare, defineCpuFunction, type Target } from "../cpu_function.ts";
@@ -272,6 +272,24 @@ op("invlpg", "0F 01 /7 modm", "Mb", (e) => {
   e.f.do(flushPage, e.address(0));
   e.endBlock();
 }, ending);
+// SDM vol. 2, INVPCID. The TLBs hold the present PCID's translations only, so a context is emptied as a whole.
+op("invpcid", "66 0F 38 82 /r modm", "Gy Mx", (e) => {
+  const { f } = e;
+  privileged(e);
+  const type = e.readUnsigned(0);
+  const address = e.address(1);
+  const context = e.loadUnsigned(address, 64);
+  const linear = e.loadUnsigned(f.i64(address.add(8)), 64);
+  const disabled = f.s64(State.CR4).has(CR4.PCIDE).eqz();
+  e.raiseIf(
+    type.gtU(3).or(context.shrU(12).ne(0)).or(disabled.and(type.leU(1)).and(context.ne(0)))
+      .or(type.eqz().and(linear.shl(16).shrS(16).ne(linear))),
+    Vector.GP,
+    0,
+  );
+  f.if(type.eqz(), () => f.do(flushPage, linear), () => f.do(flushTlb));
+  e.endBlock();
+}, { ...ending, size64: "f64" });
 op("invd", "0F 08", "", privileged, system);
 op("wbinvd", "0F 09", "", privileged, system);
 

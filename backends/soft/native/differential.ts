@@ -9,7 +9,7 @@ import type { SoftCpu } from "./soft_cpu.ts";
 /** Why rows are not compared, by name. */
 export const notCompared: [RegExp, string][] = [
   [
-    /^(clac|stac|swapgs|lmsw|invlpg|invd|wbinvd|hlt|cli|sti|clts|mov_(from|to)_[cd]r|load_(table|system)\d)$/,
+    /^(clac|stac|swapgs|lmsw|invlpg|invpcid|invd|wbinvd|hlt|cli|sti|clts|mov_(from|to)_[cd]r|load_(table|system)\d)$/,
     "for CPL 0 only",
   ],
   [

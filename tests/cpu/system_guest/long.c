@@ -570,12 +570,137 @@ static void calls(void) {
   print("\n");
 }
 
+/* Process-context identifiers: what is refused, and that no translation outlives its invalidation. */
+static u64 other_page[512] __attribute__((aligned(4096)));
+static volatile struct { u64 context, address; } target;
+static volatile u64 invpcid_type;
+static void invpcid(void) { __asm__ volatile("invpcid %1, %0" : : "r"(invpcid_type), "m"(target) : "memory"); }
+static void user_invpcid(void) {
+  __asm__ volatile("invpcid (%%rsp), %0; int $0x80" : : "r"(2ul) : "memory");
+}
+static void set_cr3(void) { write_cr3(p1); }
+static void set_cr4(void) { write_cr4(p1); }
+#define NO_FLUSH (1ull << 63)
+static void pcid_result(const char *name, int vector) {
+  print(name);
+  tell(vector);
+  print("\n");
+}
+static void use_invpcid(u64 type, u64 context, u64 address) {
+  invpcid_type = type;
+  target.context = context;
+  target.address = address;
+  invpcid();
+}
+static void refused(const char *name, u64 type, u64 context, u64 address) {
+  invpcid_type = type;
+  target.context = context;
+  target.address = address;
+  pcid_result(name, try(invpcid));
+}
+/* What the page at PAGE holds, and then another page is mapped there. */
+static void remap(int which, u64 bits) {
+  (void)*(volatile u64 *)PAGE;
+  table[0] = (which ? (word)other_page : (word)page) | 7 | bits;
+}
+static void seen(const char *name) {
+  print(name);
+  field(" ", *(volatile u64 *)PAGE);
+  print("\n");
+}
+static void contexts(void) {
+  static u64 middle[512] __attribute__((aligned(4096)));
+  pml4[2] = (word)directory | 7;
+  directory[0] = (word)middle | 7;
+  middle[0] = (word)table | 7;
+  *(u64 *)page = 0xa;
+  other_page[0] = 0xb;
+  table[0] = (word)page | 7;
+  word top = read_cr3(), cr4 = read_cr4();
+  p1 = top | NO_FLUSH;
+  pcid_result("no flush without pcide", try(set_cr3));
+  refused("invpcid 0 without pcide", 0, 1, 0);
+  refused("invpcid 1 without pcide", 1, 1, 0);
+  refused("invpcid 0 of 0 without pcide", 0, 0, PAGE);
+  refused("invpcid 2 without pcide", 2, 1, 0);
+  refused("invpcid 3 without pcide", 3, 0xfff, 0);
+  write_cr3(top | 8);
+  p1 = cr4 | 0x20000;
+  pcid_result("pcide while the pcid is 8", try(set_cr4));
+  write_cr3(top);
+  pcid_result("pcide", try(set_cr4));
+  field("cr4.pcide ", read_cr4() >> 17 & 1);
+  print("\n");
+  p1 = top | 5 | NO_FLUSH;
+  pcid_result("no flush", try(set_cr3));
+  field("cr3 ", read_cr3() - top);
+  print("\n");
+  p1 = top | 5 | 1ull << 62;
+  pcid_result("cr3 bit 62", try(set_cr3));
+  refused("invpcid 4", 4, 0, 0);
+  refused("invpcid -1", -1, 0, 0);
+  refused("invpcid reserved", 2, 0x1000, 0);
+  refused("invpcid not canonical", 0, 5, 0x800000000000);
+  refused("invpcid 1 not canonical", 1, 5, 0x800000000000);
+  pcid_result("user invpcid", try_user(user_invpcid));
+  remap(1, 0);
+  use_invpcid(0, 5, PAGE + 123);
+  seen("address");
+  remap(0, 0);
+  use_invpcid(1, 5, 0);
+  seen("context");
+  remap(1, 0);
+  use_invpcid(3, 0, 0);
+  seen("all but global");
+  remap(0, 0x100);
+  use_invpcid(2, 0, 0);
+  seen("all");
+  write_cr4(read_cr4() | 0x80);
+  remap(1, 0x100);
+  write_cr4(read_cr4() & ~0x80ul);
+  seen("pge");
+  remap(0, 0);
+  write_cr3(top | 6);
+  write_cr3(top | 5);
+  seen("flushed");
+  /* What another context knew of the page is gone as well when it says so. */
+  remap(1, 0);
+  write_cr3(top | 6 | NO_FLUSH);
+  (void)*(volatile u64 *)PAGE;
+  use_invpcid(1, 5, 0);
+  use_invpcid(1, 6, 0);
+  write_cr3(top | 5 | NO_FLUSH);
+  seen("from another context");
+  remap(0, 0);
+  write_cr3(top | 6 | NO_FLUSH);
+  use_invpcid(0, 5, PAGE);
+  write_cr3(top | 5 | NO_FLUSH);
+  seen("address from another context");
+  remap(1, 0);
+  __asm__ volatile("invlpg (%0)" : : "r"(PAGE) : "memory");
+  seen("invlpg");
+  /* Global translations are of every context: INVLPG ends them in all. */
+  write_cr4(read_cr4() | 0x80);
+  remap(0, 0x100);
+  __asm__ volatile("invlpg (%0)" : : "r"(PAGE) : "memory");
+  (void)*(volatile u64 *)PAGE;
+  write_cr3(top | 6 | NO_FLUSH);
+  remap(1, 0x100);
+  __asm__ volatile("invlpg (%0)" : : "r"(PAGE) : "memory");
+  write_cr3(top | 5 | NO_FLUSH);
+  seen("global");
+  write_cr3(top);
+  p1 = cr4;
+  pcid_result("pcide off", try(set_cr4));
+}
+
 static void alone(void) {
   for (unsigned i = 0; i < sizeof strict / sizeof *strict; i++) {
     print(strict[i].name);
     tell(try(strict[i].f));
     print("\n");
   }
+  contexts();
   exceptions();
 }
 
