@@ -43,7 +43,7 @@ export function cpuid(leaf: number, subleaf: number, context: CpuidContext, out:
         // SSE3 PCLMULQDQ SSSE3 CX16 PCID SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline AES XSAVE RDRAND hypervisor; OSXSAVE
         bits(0, 1, 9, 13, 17, 19, 20, 22, 23, 25, 26, 30, 31) | (context.osxsave ? bits(27) : 0) |
           (context.x2apic ? bits(21, 24) : 0),
-        // FPU VME- DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR- PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 HTT
+        // FPU VME- DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR (none) PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 HTT
         bits(0, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26) |
           (context.cpus > 1 ? bits(28) : 0),
       );
@@ -76,8 +76,8 @@ export function cpuid(leaf: number, subleaf: number, context: CpuidContext, out:
     case 0x8000_0000:
       return set(0x8000_0008 | 0, 0, 0, 0);
     case 0x8000_0001:
-      // LAHF; SYSCALL NX 1-GiB pages RDTSCP long mode
-      return set(0, 0, bits(0), bits(11, 20, 26, 27, 29));
+      // LAHF PREFETCHW; SYSCALL NX 1-GiB pages RDTSCP long mode
+      return set(0, 0, bits(0, 8), bits(11, 20, 26, 27, 29));
     case 0x8000_0002:
     case 0x8000_0003:
     case 0x8000_0004: {

@@ -1,7 +1,9 @@
 /** Moves, arithmetic, logic, bits: general registers and memory. */
 import { type Emitter, Vector } from "../emitter.ts";
 import { Flag, maskOf, select } from "../flags.ts";
+import { Reg } from "../layout.ts";
 import { type I32, type I64, i64 } from "../wasm/values.ts";
+import { implicitAddress } from "./implicit.ts";
 import { type Emit, op } from "./table.ts";
 import { divideSigned, divideUnsigned, multiplyHigh, multiplyHighSigned, remainderOfDivision } from "./wide.ts";
 
@@ -575,6 +577,10 @@ op("aad", "D5", "AX Ib", (e) => {
   e.flagsLogic(f.i64(low.i64u().s8()));
 }, { only: "legacy" });
 op("salc", "D6", "AL", (e) => e.write(0, maskOf(e.carry())), { only: "legacy" });
+op("xlat", "D7", "AL", (e) => {
+  const place = e.reg(Reg.BX).add(e.readUnsigned(0));
+  e.write(0, e.load(implicitAddress(e, place, 1, false), 8));
+}, { addressSized: true, modal: true, system: true });
 op("bound", "62 /r modm", "Gv M", (e) => {
   const address = e.address(1);
   const index = e.read(0);

@@ -1,10 +1,12 @@
 /** SSE: rearrangement by an immediate, single elements in and out, masked stores, blends. */
 import type { Emitter } from "../emitter.ts";
+import { Reg } from "../layout.ts";
 import { laneMask, shiftUp, swizzle, window, words32 } from "../sse/lanes.ts";
 import { Simd } from "../sse/simd.ts";
-import { checkPending, enterMmx, implicitDestination, readMmx, readMmxVector, writeMmx } from "../sse/state.ts";
+import { checkPending, enterMmx, readMmx, readMmxVector, writeMmx } from "../sse/state.ts";
 import type { Local } from "../wasm/function.ts";
 import { type I32, i32, type I64, select, splat, V128 } from "../wasm/values.ts";
+import { implicitAddress } from "./implicit.ts";
 import { type Emit, op } from "./table.ts";
 
 const sse = { unit: "sse" } as const;
@@ -220,7 +222,7 @@ op("mpsadbw", "66 0F 3A 42 /r", "Vx Wx Ib", (e) => {
 /** Stores the bytes that the mask selects, one by one: what is not selected is not touched. */
 function storeSelected(e: Emitter, bytes: number, value: (index: Local<I32>) => I32, mask: Local<I32>): void {
   const { f } = e;
-  const address = implicitDestination(e, bytes);
+  const address = implicitAddress(e, e.reg(Reg.DI), bytes, true);
   const index = f.i32(0);
   const at = f.i64(address);
   f.loop((again) => {

@@ -7,10 +7,11 @@ import { externalDone, portRead, portWrite } from "../cpu/external.ts";
 import { segmentLinear } from "../interpreter/handler.ts";
 import { type Emitter, loadForWriteSlow } from "../emitter.ts";
 import { Flag } from "../flags.ts";
-import { Reg, Seg, Segment, State, Tlb } from "../layout.ts";
+import { Reg, Seg, State, Tlb } from "../layout.ts";
 import type { Local } from "../wasm/function.ts";
 import { pointerOf } from "../wasm/memory.ts";
 import { type I32, i32, type I64, i64, select } from "../wasm/values.ts";
+import { implicitAddress } from "./implicit.ts";
 import { ioPermission } from "./system.ts";
 import { op } from "./table.ts";
 
@@ -37,16 +38,7 @@ function stepOf(e: Emitter): Local<I64> {
 
 /** Linear address of [rSI] in the instruction's segment. */
 function source(e: Emitter): Local<I64> {
-  const { f } = e;
-  const offset = masked(e, Reg.SI);
-  if (e.mode !== 64) return e.checked(f.i64(), f.call64(segmentLinear, e.auxiliary(), offset, e.bits >> 3, 0));
-  const address = f.i64(offset);
-  for (const segment of [Seg.FS, Seg.GS]) {
-    f.if(e.auxiliary().eq(segment), () => {
-      f.set(address, offset.add(f.s64(State.SEGMENTS + segment * Segment.BYTES + Segment.BASE)));
-    });
-  }
-  return address;
+  return implicitAddress(e, e.reg(Reg.SI), e.bits >> 3, false);
 }
 
 /** Linear address of ES:[rDI]. */

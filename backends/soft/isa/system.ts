@@ -126,8 +126,8 @@ const alignmentCheck = (set: boolean): Emit => (e) => {
   f.set32(State.RFLAGS, set ? flags.or(Flag.AC) : flags.and(~Flag.AC));
   f.do(updateMode);
 };
-op("clac", "0F 01 /1 mod3 rm2", "", alignmentCheck(false), system);
-op("stac", "0F 01 /1 mod3 rm3", "", alignmentCheck(true), system);
+op("clac", "NP 0F 01 /1 mod3 rm2", "", alignmentCheck(false), system);
+op("stac", "NP 0F 01 /1 mod3 rm3", "", alignmentCheck(true), system);
 
 op("hlt", "F4", "", (e) => {
   privileged(e);
@@ -144,10 +144,10 @@ op("pause", "F3 90", "", () => {});
 const nothing: Emit = () => {};
 for (const opcode of ["18", "19", "1A", "1B", "1C", "1D", "1E", "1F"]) op("nop", `0F ${opcode} /r`, "", nothing);
 op("prefetchw", "0F 0D /r", "", nothing);
-op("fence", "0F AE /5 mod3", "", (e) => e.f.fence());
-op("fence", "0F AE /6 mod3", "", (e) => e.f.fence());
-op("fence", "0F AE /7 mod3", "", (e) => e.f.fence());
-op("clflush", "0F AE /7 modm", "Mb", (e) => void e.load(e.address(0), 8));
+op("fence", "NP 0F AE /5 mod3", "", (e) => e.f.fence());
+op("fence", "NP 0F AE /6 mod3", "", (e) => e.f.fence());
+op("fence", "NP 0F AE /7 mod3", "", (e) => e.f.fence());
+op("clflush", "NP 0F AE /7 modm", "Mb", (e) => void e.load(e.address(0), 8));
 op("wait", "9B", "", (e) => {
   const bits = e.f.s64(State.CR0).and(CR0.MP | CR0.TS);
   e.raiseIf(bits.eq(CR0.MP | CR0.TS), Vector.NM);

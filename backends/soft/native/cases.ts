@@ -116,6 +116,7 @@ export function makeCase(row: Row, random: Random, record: DataView, at: number)
   if (row.name.startsWith("loop") || row.name.startsWith("j")) {
     if (random.chance(30)) gpr[1] = random.chance(50) ? BigInt(random.below(2)) : 1n << 32n;
   }
+  if (row.name === "xlat") gpr[3] = BigInt(WINDOW + 64);
   if (row.name.startsWith("maskmov")) gpr[7] = BigInt(WINDOW + 64 + random.below(256));
 
   const body: number[] = [];

@@ -1,7 +1,6 @@
-/** What instructions need besides their operands: the MMX registers as part of the x87 state, implicit addresses. */
+/** The MMX registers as part of the x87 state. */
 import { type Emitter, Vector } from "../emitter.ts";
-import { Reg, Seg, Segment, State } from "../layout.ts";
-import { segmentLinear } from "../interpreter/handler.ts";
+import { State } from "../layout.ts";
 import type { Local } from "../wasm/function.ts";
 import type { I64, V128 } from "../wasm/values.ts";
 import { low } from "./lanes.ts";
@@ -36,18 +35,4 @@ export function readMmxVector(e: Emitter, index: number): Local<V128> {
 export function writeMmx(e: Emitter, index: number, value: I64): void {
   e.f.store64(e.mmxPlace(index), value);
   e.f.store16(e.mmxPlace(index), 0xffff, 8);
-}
-
-/** Linear address of [rDI] in the instruction's segment (MASKMOVQ, MASKMOVDQU). */
-export function implicitDestination(e: Emitter, bytes: number): Local<I64> {
-  const { f } = e;
-  const offset = e.reg(Reg.DI).zx(e.addressBits);
-  if (e.mode !== 64) return e.checked(f.i64(), f.call64(segmentLinear, e.auxiliary(), offset, bytes, 1));
-  const address = f.i64(offset);
-  for (const segment of [Seg.FS, Seg.GS]) {
-    f.if(e.auxiliary().eq(segment), () => {
-      f.set(address, offset.add(f.s64(State.SEGMENTS + segment * Segment.BYTES + Segment.BASE)));
-    });
-  }
-  return address;
 }
