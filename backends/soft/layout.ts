@@ -161,6 +161,7 @@ export const State = {
   DELIVERING: 3840,
   /** u32: the link of what has none of its own. */
   NO_LINK: 3844,
+  SPEC_CTRL: 3848,
   BYTES: 4096,
 } as const;
 

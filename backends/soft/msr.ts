@@ -11,9 +11,16 @@ export interface MsrContext {
 
 const base = (segment: number) => State.SEGMENTS + segment * Segment.BYTES + Segment.BASE;
 
-/** Registers that are a field of the state; `address` ones must be canonical. */
-const FIELDS = new Map<number, { field: number; address?: boolean }>([
+export const SPEC_CTRL = 0x48;
+/** IA32_SPEC_CTRL's bits that CPUID offers: IBRS and BHI_DIS_S (SDM vol. 4, table 2-2). */
+export const SPEC_CTRL_BITS = 0x401n;
+/** IA32_PRED_CMD's: IBPB. */
+const PRED_CMD_BITS = 1n;
+
+/** Registers that are a field of the state; `address` ones must be canonical, others have no bits but `bits`. */
+const FIELDS = new Map<number, { field: number; address?: boolean; bits?: bigint }>([
   [0x1b, { field: State.APIC_BASE }],
+  [SPEC_CTRL, { field: State.SPEC_CTRL, bits: SPEC_CTRL_BITS }],
   [0x174, { field: State.SYSENTER_CS }],
   [0x175, { field: State.SYSENTER_ESP, address: true }],
   [0x176, { field: State.SYSENTER_EIP, address: true }],
@@ -22,11 +29,11 @@ const FIELDS = new Map<number, { field: number; address?: boolean }>([
   [0xc000_0081, { field: State.STAR }],
   [0xc000_0082, { field: State.LSTAR, address: true }],
   [0xc000_0083, { field: State.CSTAR, address: true }],
-  [0xc000_0084, { field: State.SFMASK }],
+  [0xc000_0084, { field: State.SFMASK, bits: 0xffff_ffffn }],
   [0xc000_0100, { field: base(Seg.FS), address: true }],
   [0xc000_0101, { field: base(Seg.GS), address: true }],
   [0xc000_0102, { field: State.KERNEL_GS_BASE, address: true }],
-  [0xc000_0103, { field: State.TSC_AUX }],
+  [0xc000_0103, { field: State.TSC_AUX, bits: 0xffff_ffffn }],
 ]);
 
 /** IA32_ARCH_CAPABILITIES: no speculation here, so none of its bugs. */
@@ -39,7 +46,6 @@ const ARCH_CAPABILITIES = [0, 1, 3, 4, 5, 6, 8, 13, 14, 15, 17, 20, 24, 26, 27, 
 const CONSTANTS = new Map<number, bigint>([
   [0x8b, 0x1n << 32n], // IA32_BIOS_SIGN_ID
   [0x10a, ARCH_CAPABILITIES],
-  [0x48, 0n], // IA32_SPEC_CTRL
   [0x17a, 0n], // IA32_MCG_STATUS
   [0x179, 0n], // IA32_MCG_CAP: no banks
   [0x1d9, 0n], // IA32_DEBUGCTL
@@ -76,13 +82,13 @@ export function writeMsr(
   const known = FIELDS.get(index);
   if (known) {
     if (known.address && BigInt.asIntN(48, value) !== BigInt.asIntN(64, value)) return "fault";
+    if (known.bits !== undefined && value & ~known.bits) return "fault";
     if (index === 0x277) {
       for (let i = 0n; i < 8n; i++) {
         const type = (value >> (i * 8n)) & 0xffn;
         if (type > 7n || type === 2n || type === 3n) return "fault";
       }
     }
-    if ((index === 0xc000_0084 || index === 0xc000_0103) && value >> 32n) return "fault";
     state.setBigUint64(known.field, value, true);
     return "done";
   }
@@ -104,6 +110,7 @@ export function writeMsr(
     return "done";
   }
   if (index === 0x10a || index === 0xce || index === 0xfe || index === 0x34) return "fault";
-  // IA32_BIOS_UPDT_TRIG and IA32_PRED_CMD are for writing only.
-  return CONSTANTS.has(index) || index === 0x79 || index === 0x49 ? "done" : "unknown";
+  // IA32_PRED_CMD and IA32_BIOS_UPDT_TRIG are for writing only.
+  if (index === 0x49) return value & ~PRED_CMD_BITS ? "fault" : "done";
+  return CONSTANTS.has(index) || index === 0x79 ? "done" : "unknown";
 }

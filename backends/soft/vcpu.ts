@@ -18,7 +18,7 @@ import { CR4, EFER } from "./cpu/mmu.ts";
 import { Flag, FlagKind } from "./flags.ts";
 import { type Layout, Reg, Seg, Segment, Shared, State } from "./layout.ts";
 import type { Mailbox } from "./mailbox.ts";
-import { readMsr, writeMsr } from "./msr.ts";
+import { readMsr, SPEC_CTRL, SPEC_CTRL_BITS, writeMsr } from "./msr.ts";
 
 /** Instructions between two looks at timers and requests. */
 const BUDGET = 100_000;
@@ -615,6 +615,9 @@ export class SoftVcpu implements Vcpu {
       out.setInt32(X64.TSC_DEADLINE, this.msrValue[0], true);
       out.setInt32(X64.TSC_DEADLINE + 4, this.msrValue[1], true);
     }
+    out.setUint32(X64.OTHER_MSR_COUNT, 1, true);
+    out.setUint32(X64.OTHER_MSRS, SPEC_CTRL, true);
+    copy(X64.OTHER_MSRS + 8, State.SPEC_CTRL);
     this.copyFpu(out, X64.XSAVE, true);
   }
 
@@ -654,6 +657,13 @@ export class SoftVcpu implements Vcpu {
     const difference = wanted - tsc;
     const told = wanted !== 0n && (difference > SECOND || difference < -SECOND);
     state.setBigInt64(State.TSC_OFFSET, told ? difference : 0n, true);
+    state.setBigUint64(State.SPEC_CTRL, 0n, true);
+    for (let i = 0; i < Math.min(from.getUint32(X64.OTHER_MSR_COUNT, true), X64.MAX_OTHER_MSRS); i++) {
+      const at = X64.OTHER_MSRS + i * 16;
+      if (from.getUint32(at, true) === SPEC_CTRL) {
+        state.setBigUint64(State.SPEC_CTRL, from.getBigUint64(at + 8, true) & SPEC_CTRL_BITS, true);
+      }
+    }
     state.setInt32(State.SHADOW, from.getUint8(X64.INTERRUPT_SHADOW) & 3, true);
     state.setInt32(State.NMI_MASKED, from.getUint8(X64.NMI_MASKED), true);
     state.setInt32(State.NMI_PENDING, from.getUint8(X64.NMI_PENDING), true);

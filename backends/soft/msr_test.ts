@@ -1,0 +1,72 @@
+/** Model-specific registers, read and written by a guest. */
+import assert from "node:assert/strict";
+import { Exit } from "../../core/hypervisor.ts";
+import { X64, X64_STATE_BYTES } from "../../core/x64_state.ts";
+import { soft } from "./hypervisor.ts";
+
+const RAM = 1 << 20;
+const CODE = 0x8000;
+const SPEC_CTRL = 0x48, PRED_CMD = 0x49;
+
+/** A guest in flat 32-bit code without an IDT, where an exception is a shutdown. */
+function guest(code: number[], run: (vcpu: ReturnType<ReturnType<typeof soft.createPartition>["createVcpu"]>) => void) {
+  const partition = soft.createPartition({ architecture: "x86_64", cpus: 1, memory: RAM });
+  const memory = partition.allocateMemory(RAM);
+  partition.mapMemory({ guestAddress: 0, offset: 0, size: RAM });
+  new Uint8Array(memory.buffer, memory.byteOffset, RAM).set(code, CODE);
+  const vcpu = partition.createVcpu(0);
+  const state = new ArrayBuffer(X64_STATE_BYTES);
+  vcpu.getState(state);
+  const view = new DataView(state);
+  for (let i = 0; i < 6; i++) {
+    const at = X64.SEGMENTS + i * 16;
+    view.setBigUint64(at, 0n, true);
+    view.setUint32(at + 8, 0xffff_ffff, true);
+    view.setUint16(at + 12, 8 * (i + 1), true);
+    view.setUint16(at + 14, i === 1 ? 0xc09b : 0xc093, true);
+  }
+  view.setBigUint64(X64.CR0, 0x31n, true);
+  view.setUint32(X64.IDTR_LIMIT, 0, true);
+  view.setBigUint64(X64.RIP, BigInt(CODE), true);
+  vcpu.setState(state);
+  try {
+    run(vcpu);
+  } finally {
+    vcpu.close();
+    partition.close();
+  }
+}
+
+const word = (value: number) => [0, 8, 16, 24].map((by) => (value >>> by) & 0xff);
+const write = (msr: number, value: number) => [0xb9, ...word(msr), 0xb8, ...word(value), 0x31, 0xd2, 0x0f, 0x30];
+/** rdmsr; out 20h, eax */
+const read = (msr: number) => [0xb9, ...word(msr), 0x0f, 0x32, 0xe7, 0x20];
+const HLT = 0xf4;
+
+Deno.test("soft: IA32_SPEC_CTRL keeps what CPUID offers, also in a state, and refuses the rest", () => {
+  guest([...write(SPEC_CTRL, 0x401), ...read(SPEC_CTRL), ...read(SPEC_CTRL), HLT], (vcpu) => {
+    assert.equal(vcpu.run(), Exit.IO_WRITE);
+    assert.equal(vcpu.view.getUint32(vcpu.dataOffset, true), 0x401);
+    const state = new ArrayBuffer(X64_STATE_BYTES);
+    assert.equal(vcpu.run(), Exit.IO_WRITE);
+    vcpu.getState(state);
+    const view = new DataView(state);
+    guest([], (other) => {
+      // The instruction that left is over.
+      view.setBigUint64(X64.RIP, BigInt(CODE), true);
+      other.setState(state);
+      const copy = new ArrayBuffer(X64_STATE_BYTES);
+      other.getState(copy);
+      assert.equal(new DataView(copy).getUint32(X64.OTHER_MSRS, true), SPEC_CTRL);
+      assert.equal(new DataView(copy).getBigUint64(X64.OTHER_MSRS + 8, true), 0x401n);
+    });
+  });
+  for (const bit of [1, 2, 3, 9, 31]) {
+    guest([...write(SPEC_CTRL, 1 << bit), HLT], (vcpu) => assert.equal(vcpu.run(), Exit.SHUTDOWN, `bit ${bit}`));
+  }
+});
+
+Deno.test("soft: IA32_PRED_CMD takes a barrier and nothing else", () => {
+  guest([...write(PRED_CMD, 1), HLT], (vcpu) => assert.equal(vcpu.run(), Exit.HALT));
+  guest([...write(PRED_CMD, 2), HLT], (vcpu) => assert.equal(vcpu.run(), Exit.SHUTDOWN));
+});
