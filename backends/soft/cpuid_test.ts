@@ -160,6 +160,7 @@ const OTHERS: readonly (readonly [name: string, bit: Bit])[] = [
   ["PAT", bit1d(16)],
   ["36-bit addresses of 4-MiB pages", bit1d(17)],
   ["more than one logical processor", bit1d(28)],
+  ["process-context identifiers", bit1c(17)],
   ["x2APIC", bit1c(21)],
   ["TSC deadline", bit1c(24)],
   ["CR4.OSXSAVE", bit1c(27)],
