@@ -12,6 +12,8 @@ const CAPABILITIES = (0x8086 << 16) | (1 << 15) | (1 << 13) | ((TIMERS - 1) << 8
 const TWO_32 = 0x1_0000_0000;
 /** No guest may make the I/O Worker tick more often than this, in milliseconds. */
 const MIN_SLEEP = 0.1;
+/** Of periods that passed unseen, so many are made up for. */
+const MAX_LATE_PERIODS = 100;
 /** What a wait may last: a match can be centuries away. The I/O Worker just ticks once more. */
 const MAX_SLEEP = 3_600_000;
 /** More than the counter can be off by, as a sum of doubles. */
@@ -306,11 +308,13 @@ export class Hpet implements BusDevice, TimedDevice {
     const t = TIMER + timer * TIMER_WORDS;
     const periodLow = words[t + T_PERIOD] >>> 0;
     const period = (words[t + T_PERIOD + 1] >>> 0) * TWO_32 + periodLow;
+    let edges = 1;
     if ((words[t + T_CONFIG] & T_PERIODIC) !== 0 && period !== 0) {
       // The comparator moves on by whole periods, past the counter (2.3.9.2.2).
       const expiry = this.doubles[EXPIRY + timer];
       const periods = Math.floor((now - expiry) * TICKS_PER_MILLISECOND / period) + 1;
       const step = periods * period;
+      edges = Math.min(periods, MAX_LATE_PERIODS);
       const low = (words[t + T_COMPARATOR] >>> 0) + step % TWO_32;
       words[t + T_COMPARATOR] = low | 0;
       if ((words[t + T_CONFIG] & T_32BIT) === 0) {
@@ -329,8 +333,11 @@ export class Hpet implements BusDevice, TimedDevice {
     } else if ((words[t + T_CONFIG] & T_ENABLED) !== 0) {
       const irq = this.route(timer);
       if (irq < 0) return;
-      this.lines.setLine(irq, 0);
-      this.lines.setLine(irq, 1);
+      // One for each: the interrupt controller knows whether they can be told apart.
+      for (let i = 0; i < edges; i++) {
+        this.lines.setLine(irq, 0);
+        this.lines.setLine(irq, 1);
+      }
     }
   }
 

@@ -61,7 +61,13 @@ Deno.test("HPET: one-shot and periodic in legacy replacement, as Linux programs 
     hpet.tick();
     assert.equal(lines[0].edges, 2 + i);
   }
-  assert.equal(hpet.read(0x108, 4), 550_000);
+  clock.milliseconds += 3;
+  hpet.tick();
+  assert.equal(lines[0].edges, 8, "an edge for each of three periods that nobody saw");
+  clock.milliseconds += 1000;
+  hpet.tick();
+  assert.equal(lines[0].edges, 108, "but not for all of a second");
+  assert.equal(hpet.read(0x108, 4), 100_850_000);
   const pit = new RecordedLine();
   hpet.legacyLine(pit).set(1);
   assert.equal(pit.edges, 0, "the 8254 is disconnected");

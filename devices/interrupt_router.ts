@@ -1,7 +1,7 @@
 /** Where lines and messages go on a machine whose backend brings no I/O APIC. */
 import type { InterruptLine } from "../core/device.ts";
 import type { Interrupts } from "../core/hypervisor.ts";
-import type { IoApic } from "./io_apic.ts";
+import { type IoApic, TIMER_PIN } from "./io_apic.ts";
 import type { Pic } from "./pic.ts";
 
 /** {@link Interrupts} over our own 8259s and I/O APIC, and local APICs of ours or of the platform. */
@@ -14,8 +14,7 @@ export class InterruptRouter implements Interrupts {
 
   setLine(irq: number, level: number): void {
     if (irq < 16) this.pic.setLine(irq, level);
-    // The MADT's interrupt source override: ISA IRQ 0 is global system interrupt 2, as on any PC.
-    this.ioApic.setLine(irq === 0 ? 2 : irq, level);
+    this.ioApic.setLine(irq === 0 ? TIMER_PIN : irq, level);
   }
 
   signalMessage(address: number, data: number): void {

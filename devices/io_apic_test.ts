@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { RegisterFile } from "../core/registers.ts";
 import { ApicBus } from "./apic_bus.ts";
 import { InterruptRouter } from "./interrupt_router.ts";
-import { IoApic } from "./io_apic.ts";
+import { IoApic, MAX_OWED_TICKS, TIMER_PIN } from "./io_apic.ts";
 import { LocalApic } from "./local_apic.ts";
 import { Pic } from "./pic.ts";
 import { ManualClock } from "./test_wires.ts";
@@ -89,6 +89,66 @@ Deno.test("I/O APIC: a level is sent again after each EOI while it lasts (remote
   apic.write(0xb0, 4, 0);
   assert.equal(apic.acknowledge(), -1);
   assert.equal(get(ioApic, 0x10 + 2 * 16), 0x56 | LEVEL);
+});
+
+/** Edges of the timer's line. */
+function tick(ioApic: IoApic, times: number): void {
+  for (let i = 0; i < times; i++) {
+    ioApic.setLine(TIMER_PIN, 0);
+    ioApic.setLine(TIMER_PIN, 1);
+  }
+}
+
+Deno.test("I/O APIC: the timer's edges are owed until the one before has ended, as many as came", () => {
+  const { ioApic, apics: [apic] } = machine();
+  const entry = 0x10 + 2 * TIMER_PIN;
+  set(ioApic, entry, 0x30);
+  tick(ioApic, 5);
+  ioApic.setLine(TIMER_PIN, 0);
+  for (let i = 0; i < 5; i++) {
+    assert.equal(apic.acknowledge(), 0x30);
+    assert.equal(apic.acknowledge(), -1, "one at a time");
+    assert.equal(get(ioApic, entry), 0x30, "still an edge-triggered entry");
+    apic.write(0xb0, 4, 0);
+  }
+  assert.equal(apic.acknowledge(), -1, "and no more than came");
+
+  // Another line's edges merge, as they do in hardware.
+  set(ioApic, 0x10 + 2 * 4, 0x34);
+  for (let i = 0; i < 5; i++) {
+    ioApic.setLine(4, 0);
+    ioApic.setLine(4, 1);
+  }
+  assert.equal(apic.acknowledge(), 0x34);
+  apic.write(0xb0, 4, 0);
+  assert.equal(apic.acknowledge(), -1);
+});
+
+Deno.test("I/O APIC: what the timer is owed goes when its entry is written, and when nobody ends its interrupt", () => {
+  const { ioApic, apics: [apic] } = machine();
+  const entry = 0x10 + 2 * TIMER_PIN;
+  set(ioApic, entry, 0x30);
+  tick(ioApic, 5);
+  assert.equal(apic.acknowledge(), 0x30);
+  set(ioApic, entry, 0x31 | MASKED);
+  tick(ioApic, 5);
+  set(ioApic, entry, 0x31);
+  apic.write(0xb0, 4, 0);
+  assert.equal(apic.acknowledge(), -1);
+  tick(ioApic, 1);
+  assert.equal(apic.acknowledge(), 0x31);
+  apic.write(0xb0, 4, 0);
+
+  // The interrupt is lost in a local APIC that INIT resets.
+  tick(ioApic, 1);
+  apic.reset();
+  apic.write(0xf0, 4, 0x1ff);
+  tick(ioApic, MAX_OWED_TICKS);
+  assert.equal(apic.acknowledge(), -1);
+  tick(ioApic, 1);
+  assert.equal(apic.acknowledge(), 0x31);
+  apic.write(0xb0, 4, 0);
+  assert.equal(apic.acknowledge(), -1);
 });
 
 Deno.test("I/O APIC: making an entry edge-triggered clears remote IRR, as Linux's __eoi_ioapic_pin relies on", () => {

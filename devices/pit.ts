@@ -10,6 +10,8 @@ const TICKS_PER_MILLISECOND = PIT_FREQUENCY / 1000;
 const REFRESH_TICKS = 18;
 /** No guest may make the I/O Worker tick more often than this. */
 const MIN_SLEEP = 0.1;
+/** Of periods that passed unseen, so many are made up for. */
+const MAX_LATE_PERIODS = 100;
 
 // Doubles of one channel, in ticks of the input clock.
 const START = 0; // when the present count was loaded; while paused: ticks counted so far
@@ -250,12 +252,16 @@ export class Pit implements BusDevice, TimedDevice {
     const now = this.ticks();
     this.advance(0, now);
     if (now >= next) {
-      // Periods that passed unseen make one interrupt, as an edge that finds its request still latched does.
-      this.line.set(0);
-      this.line.set(1);
       const mode = this.words[CHANNELS + MODE];
-      this.doubles[NEXT_IRQ_DOUBLE] = mode === 2 || mode === 3 ? this.periodEnd(0, now) : 0;
-      if (this.doubles[NEXT_IRQ_DOUBLE] === 0) return -1;
+      const after = mode === 2 || mode === 3 ? this.periodEnd(0, now) : 0;
+      // An edge for each period that passed unseen: the interrupt controller knows whether they can be told apart.
+      const periods = after === 0 ? 1 : Math.max(Math.round((after - next) / this.words[CHANNELS + COUNT]), 1);
+      for (let i = Math.min(periods, MAX_LATE_PERIODS); i > 0; i--) {
+        this.line.set(0);
+        this.line.set(1);
+      }
+      this.doubles[NEXT_IRQ_DOUBLE] = after;
+      if (after === 0) return -1;
     }
     return Math.max((this.doubles[NEXT_IRQ_DOUBLE] - now) / TICKS_PER_MILLISECOND, MIN_SLEEP);
   }
