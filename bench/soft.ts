@@ -1,18 +1,24 @@
 /**
- * The software CPU against QEMU's TCG: the same guest programs without an operating system, in the same run.
+ * The software CPU against QEMU's TCG, and v86 where that can follow: the same guest programs without an operating
+ * system, in the same run.
  *
- *     deno run -A bench/soft.ts [--rounds=3] [--only=row,row] [--interpreter] [--boot]
+ *     deno run -A bench/soft.ts [--rounds=3] [--only=row,row] [--bits=64|32] [--interpreter] [--boot] [--parallel]
  *
- * Each program runs as a process of its own on both; compared are CPU seconds, user and system, less those of a program
- * that does nothing: what a busy machine adds to wall time is in neither, start and background compilation are in both.
- * The median of the rounds' ratios counts. --boot: the busybox demo disk to its login prompt instead, once on each; CPU
- * seconds from the process's start, all threads. Needs gcc and qemu-system-x86_64.
+ * Each program runs as a process of its own on all; compared are CPU seconds, user and system, less those of a program
+ * that does nothing: what a busy machine adds to wall time is in none, start and background compilation are in all. The
+ * median of the rounds' ratios counts. --boot: the busybox demo disk to its login prompt instead, once on each; CPU
+ * seconds from the process's start, all threads. --parallel: the same work shared by two vCPUs against one vCPU doing it
+ * alone. Needs gcc, qemu-system-x86_64 and, for v86, SeaBIOS as Debian's package `seabios` has it.
  */
 import { parseArgs } from "node:util";
+import { soft } from "../backends/soft/hypervisor.ts";
 import { Rig } from "../backends/soft/jit/rig.ts";
 import { State } from "../backends/soft/layout.ts";
+import { X64 } from "../core/x64_state.ts";
+import { startState } from "../tests/conformance/guest.ts";
 import { demoDisk } from "../tests/guests/demo_disk.ts";
 import { bootFiles } from "../tests/guests/qemu.ts";
+import type { Work } from "./soft_vcpu.ts";
 import { childrenCpuSeconds, median } from "./usage.ts";
 
 interface Row {
@@ -42,8 +48,21 @@ const ROWS: Row[] = [
   { name: "context switch", program: "context_switch", count: 500_000, units: 2, unit: "M/s" },
 ];
 
+/** Programs of 32-bit protected mode, with paging. */
+const ROWS32: Row[] = [
+  { name: "dec/jnz", program: "dec_jnz", count: 1_500_000_000, units: 2, unit: "MIPS" },
+  { name: "ALU mix", program: "alu_mix", count: 200_000_000, units: 10, unit: "MIPS" },
+  { name: "sieve", program: "sieve", count: 800, units: 1, unit: "M rounds/s" },
+  { name: "SHA-256", program: "sha256", count: 700_000, units: 64, unit: "MB/s" },
+  { name: "switch interpreter", program: "switch_interpreter", count: 12_000_000, units: 12, unit: "M steps/s" },
+];
+/** Pieces of the work that vCPUs share. */
+const PIECES = 200_000;
+
 const LOAD = 0x10_0000;
-const ENTRY = LOAD + 0x1000;
+/** Where hv enters the image: see native/soft_start.S. */
+const ENTRY = { 64: LOAD + 0x1000, 32: LOAD + 0x20 };
+type Bits = keyof typeof ENTRY;
 
 const { values } = parseArgs({
   options: {
@@ -51,35 +70,76 @@ const { values } = parseArgs({
     only: { type: "string" },
     interpreter: { type: "boolean", default: false },
     boot: { type: "boolean", default: false },
+    parallel: { type: "boolean", default: false },
+    bits: { type: "string" },
     child: { type: "string" },
+    cpus: { type: "string" },
   },
 });
 
 /** Runs an image on our CPU, in this process. */
-function runHere(image: string): void {
+function runHere(image: string, bits: Bits): void {
   const rig = new Rig(values.interpreter ? -1 : 0);
-  rig.load(new Uint8Array(0));
+  rig.load(new Uint8Array(0), [], bits);
   rig.bytes.set(Deno.readFileSync(image), LOAD);
-  rig.field(State.RIP).setBigUint64(0, BigInt(ENTRY), true);
+  rig.field(State.RIP).setBigUint64(0, BigInt(ENTRY[bits]), true);
   const reason = rig.run();
   if (reason !== 0) throw new Error(`the guest ended with exit ${reason}`);
 }
 
-async function run(command: string, args: string[], codes = [0]): Promise<number> {
-  const before = childrenCpuSeconds();
-  const { code, stderr } = await new Deno.Command(command, { args, stderr: "piped", stdout: "null" }).output();
-  if (!codes.includes(code)) throw new Error(`${command}: ${code}: ${new TextDecoder().decode(stderr)}`);
-  return childrenCpuSeconds() - before;
+/** Runs an image on so many vCPUs, each in a Worker; tells the milliseconds from the first instruction to the last. */
+async function runParallel(image: string, cpus: number): Promise<void> {
+  const size = 64 << 20;
+  const partition = soft.createPartition({ architecture: "x86_64", cpus, memory: size, epoch: 0 });
+  const { buffer, byteOffset } = partition.allocateMemory(size);
+  const view = new DataView(buffer, byteOffset, size);
+  partition.mapMemory({ guestAddress: 0, offset: 0, size });
+  new Uint8Array(buffer, byteOffset).set(Deno.readFileSync(image), LOAD);
+  // The tables that `main` completes.
+  [0x8_1003, 0x8_2003].forEach((entry, level) => view.setUint32(0x8_0000 + level * 0x1000, entry, true));
+  view.setUint32(0x8_2000, 0x83, true);
+  const gate = new Int32Array(new SharedArrayBuffer(8));
+  const done = Array.from({ length: cpus }, (_, index) => {
+    const worker = new Worker(new URL("./soft_vcpu.ts", import.meta.url), { type: "module" });
+    const state = startState(64);
+    const fields = new DataView(state);
+    fields.setBigUint64(X64.CR3, 0x8_0000n, true);
+    fields.setBigUint64(X64.RIP, BigInt(ENTRY[64]), true);
+    fields.setBigUint64(X64.GPR + 7 * 8, BigInt(index), true);
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    worker.onmessage = ({ data }) => data === 0 ? resolve() : reject(new Error(`a vCPU ended with exit ${data}`));
+    worker.onerror = ({ message }) => reject(new Error(message));
+    worker.postMessage({ handle: partition.handle(), index, state, gate } satisfies Work);
+    return promise;
+  });
+  for (let ready = 0; (ready = Atomics.load(gate, 0)) < cpus;) await Atomics.waitAsync(gate, 0, ready).value;
+  const start = performance.now();
+  Atomics.store(gate, 1, 1);
+  Atomics.notify(gate, 1);
+  await Promise.all(done);
+  console.log(performance.now() - start);
+  partition.close();
 }
 
-async function build(folder: string, program: string, count: number): Promise<string> {
+/** Runs a program; gives its CPU seconds and what it wrote. */
+async function watched(command: string, args: string[], codes = [0]): Promise<{ seconds: number; output: string }> {
+  const before = childrenCpuSeconds();
+  const { code, stdout, stderr } = await new Deno.Command(command, { args, stderr: "piped" }).output();
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  if (!codes.includes(code)) throw new Error(`${command}: ${code}: ${text(stderr)}`);
+  return { seconds: childrenCpuSeconds() - before, output: text(stdout) };
+}
+const run = async (command: string, args: string[], codes = [0]) => (await watched(command, args, codes)).seconds;
+
+async function build(folder: string, program: string, count: number, bits: Bits): Promise<string> {
   const native = (name: string) => new URL(`native/${name}`, import.meta.url).pathname;
-  const elf = `${folder}/${program}.elf`;
+  const elf = `${folder}/${program}${bits}.elf`;
   const flags = ["-O2", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-no-pie", "-mno-red-zone", "-nostdlib"];
   const places = `--section-start=.boot=0x${LOAD.toString(16)},-Ttext=0x${(LOAD + 0x2000).toString(16)}`;
   const link = ["-static", `-Wl,${places},--build-id=none,-e,start64,-z,noexecstack`];
   await run("gcc", [
     ...flags,
+    `-m${bits}`,
     "-fno-asynchronous-unwind-tables",
     "-Wno-main",
     "-Wno-unused-function",
@@ -91,14 +151,15 @@ async function build(folder: string, program: string, count: number): Promise<st
     "-o",
     elf,
   ]);
-  const image = `${folder}/${program}.bin`;
+  const image = `${folder}/${program}${bits}.bin`;
   await run("objcopy", ["-O", "binary", elf, image]);
   return image;
 }
 
-const ours = (image: string) =>
+const self = ["run", "-A", "--no-check", "--quiet", import.meta.url];
+const ours = (image: string, bits: Bits) =>
   run(Deno.execPath(), [
-    ...["run", "-A", "--no-check", "--quiet", import.meta.url, `--child=${image}`],
+    ...[...self, `--child=${image}`, `--bits=${bits}`],
     ...(values.interpreter ? ["--interpreter"] : []),
   ]);
 const tcg = (image: string) =>
@@ -106,6 +167,11 @@ const tcg = (image: string) =>
     ...["-accel", "tcg", "-cpu", "max", "-M", "pc", "-m", "64", "-nodefaults", "-display", "none", "-no-reboot"],
     ...["-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-kernel", image],
   ], [3]);
+const v86 = (image: string) =>
+  run(Deno.execPath(), [
+    ...["run", "-A", "--no-check", "--quiet", "--no-lock", "--unstable-raw-imports"],
+    ...[new URL("./soft_v86.ts", import.meta.url).pathname, image],
+  ]);
 
 /** CPU seconds until a program's output has `login:`; it is killed then. */
 async function untilLogin(command: string, args: string[]): Promise<number> {
@@ -148,42 +214,80 @@ async function compareBoots(): Promise<void> {
   }
 }
 
+/** The same work by one vCPU and by two. */
+async function compareParallel(folder: string, rounds: number): Promise<void> {
+  const image = await build(folder, "parallel", PIECES, 64);
+  const empty = await build(folder, "parallel", 0, 64);
+  const on = async (image: string, cpus: number) => {
+    const { seconds, output } = await watched(Deno.execPath(), [...self, `--child=${image}`, `--cpus=${cpus}`]);
+    return { cpu: seconds, wall: Number(output) / 1000 };
+  };
+  const start = [await on(empty, 1), await on(empty, 2)];
+  const ratios: { wall: number; cpu: number }[] = [];
+  for (let round = 0; round < rounds; round++) {
+    const one = await on(image, 1);
+    const two = await on(image, 2);
+    const cpu = (one.cpu - start[0].cpu) / (two.cpu - start[1].cpu);
+    ratios.push({ wall: one.wall / two.wall, cpu });
+  }
+  const best = Math.max(...ratios.map(({ wall }) => wall));
+  console.log(
+    `two vCPUs against one, the same work: ${median(ratios.map(({ wall }) => wall)).toFixed(2)}x as fast (best round ` +
+      `${best.toFixed(2)}x); one's CPU time is ${median(ratios.map(({ cpu }) => cpu)).toFixed(2)} of both's`,
+  );
+}
+
+async function compareRows(folder: string, rounds: number, rows: Row[], bits: Bits): Promise<void> {
+  const only = values.only?.split(",");
+  const contenders: { name: string; run: (image: string) => Promise<number> }[] = [
+    { name: "hv", run: (image) => ours(image, bits) },
+    { name: "TCG", run: tcg },
+  ];
+  // v86 is a 32-bit processor.
+  if (bits === 32) contenders.push({ name: "v86", run: v86 });
+  const empty = await build(folder, "nothing", 0, bits);
+  const starts = contenders.map(() => Infinity);
+  for (let round = 0; round < rounds; round++) {
+    for (const [i, contender] of contenders.entries()) starts[i] = Math.min(starts[i], await contender.run(empty));
+  }
+  console.log(`\n${bits} bits; start (taken off below): ${starts.map((time) => `${time.toFixed(2)} s`).join(", ")}`);
+  const others = contenders.slice(1).map(({ name }) => `hv's to ${name}'s`.padEnd(14));
+  console.log(["work".padEnd(24), ...contenders.map(({ name }) => name.padEnd(18)), ...others].join(""));
+  for (const row of rows) {
+    if (only && !only.includes(row.program)) continue;
+    const image = await build(folder, row.program, row.count, bits);
+    const times: number[][] = [];
+    for (let round = 0; round < rounds; round++) {
+      const round: number[] = [];
+      for (const [i, { run }] of contenders.entries()) round.push(Math.max(1e-3, (await run(image)) - starts[i]));
+      times.push(round);
+    }
+    const rates = contenders.map((_, i) => {
+      const seconds = median(times.map((time) => time[i]));
+      return `${(row.count * row.units / seconds / 1e6).toPrecision(3)} ${row.unit}`.padEnd(18);
+    });
+    const ratios = others.map((_, i) => `${median(times.map((time) => time[i + 1] / time[0])).toFixed(2)}x`.padEnd(14));
+    console.log([row.name.padEnd(24), ...rates, ...ratios].join("").trimEnd());
+  }
+}
+
+const bits = values.bits === undefined ? null : Number(values.bits) as Bits;
 if (values.boot) {
   await compareBoots();
   Deno.exit(0);
 }
 if (values.child !== undefined) {
-  runHere(values.child);
+  if (values.cpus !== undefined) await runParallel(values.child, Number(values.cpus));
+  else runHere(values.child, bits ?? 64);
   Deno.exit(0);
 }
 const folder = await Deno.makeTempDir({ prefix: "hv-bench-soft-" });
 try {
-  const only = values.only?.split(",");
   const rounds = Number(values.rounds);
-  const empty = await build(folder, "nothing", 0);
-  const start = { ours: Infinity, tcg: Infinity };
-  for (let round = 0; round < rounds; round++) {
-    start.ours = Math.min(start.ours, await ours(empty));
-    start.tcg = Math.min(start.tcg, await tcg(empty));
-  }
-  console.log(`start: ${start.ours.toFixed(2)} s and ${start.tcg.toFixed(2)} s (taken off below)\n`);
-  console.log("work                    hv              TCG             hv's speed to TCG's");
-  for (const row of ROWS) {
-    if (only && !only.includes(row.program)) continue;
-    const image = await build(folder, row.program, row.count);
-    const times: { ours: number; tcg: number }[] = [];
-    for (let round = 0; round < rounds; round++) {
-      const a = Math.max(1e-3, (await ours(image)) - start.ours);
-      const b = Math.max(1e-3, (await tcg(image)) - start.tcg);
-      times.push({ ours: a, tcg: b });
-    }
-    const rate = (seconds: number) =>
-      `${(row.count * row.units / seconds / 1e6).toPrecision(3)} ${row.unit}`.padEnd(16);
-    const ratio = median(times.map((time) => time.tcg / time.ours));
-    console.log(
-      row.name.padEnd(24) + rate(median(times.map((time) => time.ours))) + rate(median(times.map((time) => time.tcg))) +
-        `${ratio.toFixed(2)}x`,
-    );
+  if (values.parallel) await compareParallel(folder, rounds);
+  else {
+    if (bits !== 32) await compareRows(folder, rounds, ROWS, 64);
+    if (bits !== 64) await compareRows(folder, rounds, ROWS32, 32);
   }
 } finally {
   await Deno.remove(folder, { recursive: true });

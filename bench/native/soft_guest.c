@@ -1,4 +1,7 @@
-/* Guest programs of bench/soft.ts: one is chosen by -DPROGRAM=name, it works in proportion to -DCOUNT. No libraries. */
+/*
+ * Guest programs of bench/soft.ts: one is chosen by -DPROGRAM=name, it works in proportion to -DCOUNT. No libraries. With
+ * -m32 those of plain computing, where a u64 has 32 bits.
+ */
 typedef unsigned char u8;
 typedef unsigned int u32;
 typedef unsigned long u64;
@@ -20,6 +23,7 @@ static void alu_mix(u64 count) {
       : "+r"(count), "+r"(a), "+r"(b), "+r"(c));
 }
 
+#ifdef __x86_64__
 static void loads_stores(u64 count) {
   u64 at = 0, sum = 0;
   __asm__ volatile(
@@ -29,6 +33,8 @@ static void loads_stores(u64 count) {
       : "r"(ARENA)
       : "rax", "memory");
 }
+
+#endif
 
 static void sieve(u64 count) {
   enum { SIZE = 1 << 18 };
@@ -99,6 +105,7 @@ static void switch_interpreter(u64 count) {
   }
 }
 
+#ifdef __x86_64__
 static void rep_movsb(u64 count) {
   while (count--) {
     u8 *to = ARENA + 4 * MEGABYTE, *from = ARENA;
@@ -239,13 +246,31 @@ static void context_switch(u64 count) {
     give_way(&task_stacks[0], task_stacks[1], (u64)SECOND_TABLES);
   }
 }
+#endif
 
-void main(void) {
+/* Work that several vCPUs share: pieces taken from one counter, each sieved in memory of the vCPU's own. */
+static volatile u64 pieces_taken;
+#define parallel(count) take_pieces(count, vcpu)
+static void take_pieces(u64 count, u64 vcpu) {
+  enum { SIZE = 1 << 16 };
+  u8 *composite = ARENA + vcpu * MEGABYTE;
+  while (__atomic_fetch_add(&pieces_taken, 1, __ATOMIC_SEQ_CST) < count) {
+    for (u32 i = 0; i < SIZE; i++) composite[i] = 0;
+    for (u32 i = 2; i * i < SIZE; i++)
+      if (!composite[i])
+        for (u32 j = i * i; j < SIZE; j += i) composite[j] = 1;
+  }
+}
+
+void main(u64 vcpu) {
+  (void)vcpu;
+#ifdef __x86_64__
   /* SSE on (SDM vol. 3, 14.1). */
   __asm__ volatile("mov %%cr0, %%rax\n and $~4, %%rax\n or $2, %%rax\n mov %%rax, %%cr0\n"
                    "mov %%cr4, %%rax\n or $0x600, %%rax\n mov %%rax, %%cr4" ::: "rax");
   u64 *directory = (u64 *)(*(u64 *)(*(u64 *)0x80000 & ~0xfffUL) & ~0xfffUL);
   if (*(u64 *)0x80000)
     for (u64 i = 0; i < 16; i++) directory[i] = i << 21 | 0xe3;
+#endif
   PROGRAM(COUNT);
 }
