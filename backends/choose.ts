@@ -50,20 +50,28 @@ export async function chooseBackend(name: "auto" | BackendName, architecture: Ar
     const hypervisor = await LOADERS[name]();
     const support = hypervisor.probe();
     // A restricted platform runs what it can when it is named: the guest may be made for it.
-    if (!support.usable && !support.restricted) throw new HvError(`${name} cannot be used: ${support.reason}`);
+    if (!support.usable && !support.restricted) throw new HvError(`${name} cannot be used: ${whyNot(support)}`);
     return { hypervisor, support, line: `${name}: ${support.reason}` };
   }
-  const refused: string[] = [];
+  const refused: BackendProbe[] = [];
   for (const candidate of BACKEND_NAMES) {
     if ((ONLY_ON[candidate] ?? Deno.build.os) !== Deno.build.os) continue;
     const hypervisor = await LOADERS[candidate]();
     const support = hypervisor.probe();
     if (support.usable && support.architectures.includes(architecture)) {
-      return { hypervisor, support, line: `using ${candidate}` + refused.map((reason) => `; not ${reason}`).join("") };
+      const others = refused.map(({ name, support }) => `; not ${name}: ${support.reason}`).join("");
+      const more = refused.some(({ support }) => support.advice) ? " ('hv doctor' says what to do)" : "";
+      return { hypervisor, support, line: `using ${candidate}${others}${more}` };
     }
-    refused.push(`${candidate} (${support.reason})`);
+    refused.push({ name: candidate as BackendName, support });
   }
-  throw new HvError(`nothing here can run the guest: ${refused.join("; ")}`);
+  const reasons = refused.map(({ name, support }) => `${name} (${whyNot(support)})`);
+  throw new HvError(`nothing here can run the guest: ${reasons.join("; ")}`);
+}
+
+/** A backend's refusal with all that there is to say. */
+function whyNot({ reason, advice }: Support): string {
+  return advice ? `${reason}: ${advice}` : reason;
 }
 
 /** Loads a backend, which then is there at once when a partition of it is joined. */

@@ -43,6 +43,7 @@ export async function execute(args: Arguments): Promise<number> {
 function describe({ name, support }: BackendProbe): string[] {
   const verdict = support.usable ? "works" : support.restricted ? "restricted" : "does not work";
   const lines = [`${name}: ${verdict}: ${support.reason}`];
+  if (support.advice) lines.push(`  what to do: ${support.advice}`);
   if (support.usable || support.restricted) {
     lines.push(
       `  guests: ${support.architectures.join(", ")}; at most ${support.maxVcpus} vCPUs, ${
@@ -50,6 +51,9 @@ function describe({ name, support }: BackendProbe): string[] {
       } of memory, ${support.physicalAddressBits}-bit addresses`,
     );
   }
-  for (const [feature, value] of Object.entries(support.features)) lines.push(`  ${feature}: ${value}`);
+  for (const [feature, value] of Object.entries(support.features)) {
+    const shown = typeof value === "boolean" ? (value ? "yes" : "no") : value;
+    lines.push(`  ${feature.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)}: ${shown}`);
+  }
   return lines;
 }

@@ -129,7 +129,11 @@ Deno.test("hv doctor tells of each backend, for a person and for a program", asy
     const verdict = support.usable ? "works" : support.restricted ? "restricted" : "does not work";
     assert.ok(text.out.includes(`\n${name}: ${verdict}: ${support.reason}\n`), text.out);
   }
+  for (const { support } of report.backends) {
+    if (support.advice) assert.ok(text.out.includes(`\n  what to do: ${support.advice}\n`), text.out);
+  }
   assert.ok(text.out.endsWith(`\nhv run: ${report.choice.line}\n`));
+  assert.ok(report.choice.line.length < 160, `a line that is read: ${report.choice.line}`);
 });
 
 Deno.test({

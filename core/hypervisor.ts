@@ -50,8 +50,10 @@ export type Architecture = "x86_64" | "aarch64";
 export interface Support {
   /** Whether a partition that runs unmodified guests can be made. */
   usable: boolean;
-  /** A sentence for a person: what is here, or what is missing and what to do about it. */
+  /** For a person, in a few words: what is here, or what is missing. */
   reason: string;
+  /** What to do about what is missing; absent when nothing is missing, or nothing can be done. */
+  advice?: string;
   /** Guest architectures this backend can run here. */
   architectures: Architecture[];
   /** Most vCPUs in one partition; 0 when not usable. */

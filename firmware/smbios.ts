@@ -22,7 +22,7 @@ export interface SmbiosTables {
 }
 
 const MANUFACTURER = "hv";
-const PRODUCT = "hv PC";
+const PRODUCT = "Virtual PC";
 const RELEASE_DATE = "01/01/2026";
 
 const ENTRY_POINT_LENGTH = 24;

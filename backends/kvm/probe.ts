@@ -43,41 +43,45 @@ export function probeKvm(system: SystemView = thisSystem()): Support {
   try {
     return probe(system);
   } catch (error) {
-    return unusable(`KVM could not be looked at: ${(error as Error).message}`);
+    return unusable({ reason: `KVM could not be looked at: ${(error as Error).message}` });
   }
 }
 
-function unusable(reason: string, features: Support["features"] = {}): Support {
+/** What is missing, and what to do about it where something can be done. */
+type Missing = Pick<Support, "reason" | "advice">;
+
+function unusable(missing: Missing): Support {
   return {
     usable: false,
-    reason,
+    ...missing,
     architectures: [],
     maxVcpus: 0,
     maxMemory: 0,
     physicalAddressBits: 0,
-    features,
+    features: {},
     restricted: false,
   };
 }
 
 function probe(system: SystemView): Support {
-  if (system.os !== "linux") return unusable("KVM is part of Linux, and this is not Linux");
+  if (system.os !== "linux") return unusable({ reason: "KVM is part of Linux, and this is not Linux" });
   if (system.architecture !== "x86_64") {
-    return unusable(`hv's KVM backend runs on x86-64 hosts, not ${system.architecture}`);
+    return unusable({ reason: `hv's KVM backend runs on x86-64 hosts, not ${system.architecture}` });
   }
   const extension = virtualizationExtension(system);
   const { device } = system;
   const fd = system.open(device);
-  if (fd < 0) return unusable(whyNotOpen(system, -fd, extension), { extension: extension || "none" });
+  if (fd < 0) return unusable(whyNotOpen(system, -fd, extension));
   try {
     const version = system.ioctl(fd, Kvm.GET_API_VERSION, 0);
-    if (version < 0) return unusable(`${device} is there, but it is not KVM: its API does not answer`);
+    if (version < 0) return unusable({ reason: `${device} is there, but it is not KVM: its API does not answer` });
     const check = (capability: number) => system.ioctl(fd, Kvm.CHECK_EXTENSION, capability);
     if (version !== Kvm.API_VERSION || check(Kvm.CAP_IMMEDIATE_EXIT) <= 0 || check(Kvm.CAP_SIGNAL_MSI) <= 0) {
-      return unusable(
-        `KVM here is too old (API ${version}${version === Kvm.API_VERSION ? " without immediate_exit" : ""}): ` +
-          "hv needs Linux 4.13 or newer; update the kernel",
-      );
+      const lack = version === Kvm.API_VERSION ? " without immediate_exit" : "";
+      return unusable({
+        reason: `KVM here is too old (API ${version}${lack})`,
+        advice: "update the kernel: hv needs Linux 4.13 or newer",
+      });
     }
     const cpuid = supportedCpuid(fd);
     const bits = physicalAddressBits(cpuid);
@@ -86,7 +90,7 @@ function probe(system: SystemView): Support {
     return {
       usable: !pvm,
       reason: pvm
-        ? "this machine's /dev/kvm is KVM's PVM module: it runs only PVM-aware kernels, not those of stock disks"
+        ? "this machine's /dev/kvm is KVM's PVM module, which runs only PVM-aware kernels, not those of stock disks"
         : `KVM with ${extension === "svm" ? "AMD-V" : extension === "vmx" ? "VT-x" : "an unknown CPU extension"}`,
       architectures: ["x86_64"],
       // APIC ids above 254 would need x2APIC routing.
@@ -120,35 +124,53 @@ function virtualizationExtension(system: SystemView): string {
   return flags.includes("vmx") ? "vmx" : flags.includes("svm") ? "svm" : "";
 }
 
-function whyNotOpen(system: SystemView, code: number, extension: string): string {
+function whyNotOpen(system: SystemView, code: number, extension: string): Missing {
   const { device } = system;
   if (code === Errno.EPERM) {
-    return `${device} is here but its use is forbidden: this is a container without it, pass it in (--device ${device})`;
+    return {
+      reason: `${device} is here, but its use is forbidden`,
+      advice: `this is a container without it: pass it in (--device ${device})`,
+    };
   }
   if (code === Errno.EACCES) {
     if (/^kvm:/m.test(read(system.groups))) {
-      return `no permission for ${device}: add yourself to the group kvm with ` +
-        "`sudo usermod -aG kvm $USER` and log in again";
+      return {
+        reason: `no permission for ${device}`,
+        advice: "add yourself to the group kvm with `sudo usermod -aG kvm $USER` and log in again",
+      };
     }
-    return `no permission for ${device}, and there is no group kvm: \`sudo groupadd -r kvm\`, put ` +
-      `\`KERNEL=="kvm", GROUP="kvm", MODE="0660"\` into /etc/udev/rules.d/65-kvm.rules, ` +
-      "`sudo udevadm trigger /dev/kvm`, then `sudo usermod -aG kvm $USER` and log in again";
+    return {
+      reason: `no permission for ${device}, and there is no group kvm`,
+      advice: '`sudo groupadd -r kvm`, put `KERNEL=="kvm", GROUP="kvm", MODE="0660"` into ' +
+        "/etc/udev/rules.d/65-kvm.rules, `sudo udevadm trigger /dev/kvm`, then `sudo usermod -aG kvm $USER` and log in " +
+        "again",
+    };
   }
-  if (code === Errno.EBUSY) return `${device} is busy: another hypervisor holds the CPU's virtualization; stop it`;
+  if (code === Errno.EBUSY) {
+    return { reason: `${device} is busy: another hypervisor holds the CPU's virtualization`, advice: "stop it" };
+  }
   if (code !== Errno.ENOENT && code !== Errno.ENODEV && code !== Errno.ENXIO) {
-    return `${device} cannot be opened (errno ${code})`;
+    return { reason: `${device} cannot be opened (errno ${code})` };
   }
   if (extension === "") {
-    return `no ${device}, and the CPU offers neither VT-x nor AMD-V: switch virtualization on in the firmware ` +
-      "(BIOS/UEFI); in a virtual machine, switch nested virtualization on at its host; in a container, pass the " +
-      "device in";
+    return {
+      reason: `no ${device}, and the CPU offers neither VT-x nor AMD-V`,
+      advice: "switch virtualization on in the firmware (BIOS/UEFI); in a virtual machine, switch nested " +
+        "virtualization on at its host; in a container, pass the device in",
+    };
   }
   const name = extension === "svm" ? "kvm_amd" : "kvm_intel";
   if (exists(`${system.modules}/${name}`)) {
-    return `${name} is loaded but ${device} is not here: in a container, pass it in (--device ${device})`;
+    return {
+      reason: `${name} is loaded but ${device} is not here`,
+      advice: `in a container, pass it in (--device ${device})`,
+    };
   }
-  return `no ${device}: load the module with \`sudo modprobe ${name}\` (if it refuses, virtualization is switched off ` +
-    "in the firmware)";
+  return {
+    reason: `no ${device}`,
+    advice: `load the module with \`sudo modprobe ${name}\` (if it refuses, virtualization is switched off in the ` +
+      "firmware)",
+  };
 }
 
 function nestedPaging(system: SystemView): string {

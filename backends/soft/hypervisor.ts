@@ -19,7 +19,7 @@ export const soft: Hypervisor = {
       maxVcpus: MAXIMUM_CPUS,
       maxMemory: MAXIMUM_MEMORY,
       physicalAddressBits: PHYSICAL_BITS,
-      features: { interpreter: true },
+      features: {},
       restricted: false,
     };
   },

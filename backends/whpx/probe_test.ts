@@ -35,7 +35,7 @@ async function probe(library: string, permissions: readonly string[]) {
   const { stdout, stderr } = await child.output();
   const text = new TextDecoder().decode(stdout);
   assert.ok(text.startsWith("{"), new TextDecoder().decode(stderr));
-  return JSON.parse(text) as { usable: boolean; reason: string; features: Record<string, boolean> };
+  return JSON.parse(text) as { usable: boolean; reason: string; advice?: string; features: Record<string, boolean> };
 }
 
 Deno.test({
@@ -52,9 +52,9 @@ Deno.test({
       const older = PLATFORM_NAMES.filter((name) => !NEWER.test(name));
       const path = `${folder}/platform.so`;
       const reason = async (permissions: readonly string[]) => {
-        const { usable, reason } = await probe(path, permissions);
+        const { usable, reason, advice } = await probe(path, permissions);
         assert.equal(usable, false);
-        return reason;
+        return `${reason}: ${advice}`;
       };
       // The feature is off: Windows has no such DLL.
       assert.match(await reason(ffi), /dism \/online \/enable-feature \/featurename:HypervisorPlatform \/all/);
