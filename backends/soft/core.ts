@@ -3,7 +3,7 @@ import "./isa/all.ts";
 import { defineExternal } from "./cpu/external.ts";
 import { defineInterrupts } from "./cpu/interrupts.ts";
 import { defineMmu } from "./cpu/mmu.ts";
-import { defineSegments } from "./cpu/segments.ts";
+import { defineSegments, SINGLE } from "./cpu/segments.ts";
 import { defineTransfers } from "./cpu/transfer.ts";
 import type { Target } from "./cpu_function.ts";
 import { defineFlagFunctions } from "./flags.ts";
@@ -53,9 +53,6 @@ export interface Exports {
   read_flags(): number;
   write_flags(value: number, mask: number): void;
 }
-
-/** MODE_KEY's bit for blocks of one instruction. */
-export const SINGLE = 1n << 54n;
 
 interface CachedBlock {
   address: number;

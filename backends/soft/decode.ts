@@ -307,6 +307,15 @@ function sizeOf(letter: string, bits: Bits, mode: number): number {
       return bits === 16 ? 16 : 32;
     case "x":
       return 128;
+    // A far pointer, a pseudo-descriptor, BOUND's pair, CMPXCHG8B's and CMPXCHG16B's operand.
+    case "p":
+      return bits + 16;
+    case "s":
+      return mode === 64 ? 80 : 48;
+    case "a":
+      return 2 * bits;
+    case "dq":
+      return bits === 64 ? 128 : 64;
     // Control and debug registers: the mode's width.
     case "n":
       return mode === 64 ? 64 : 32;

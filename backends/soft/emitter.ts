@@ -74,6 +74,8 @@ export const store128Slow = declare("store128_slow", [Type.i64, Type.v128], null
 /** Takes the lock of locked accesses that no host instruction can do; and gives it back. */
 export const splitLock = declare("split_lock", [], null);
 export const splitUnlock = declare("split_unlock", [], null);
+/** Makes the #GP of a stack access whose address is not canonical #SS. */
+export const stackFault = declare("stack_fault", [], null);
 /** Sets FAULT to an exception: (vector, error or -1). */
 export const raise = declare("raise", [Type.i32, Type.i32], null);
 /** The linear address of a stack access outside 64-bit mode: (offset, bytes, write). */
@@ -93,6 +95,8 @@ export abstract class Emitter {
   /** 0, 0xf2 or 0xf3. */
   repeat = 0;
   operands: readonly OperandShape[] = [];
+  /** The access under way is one of the stack, whatever segment a memory operand has. */
+  protected onStack = false;
 
   // What the tiers implement.
 
@@ -138,6 +142,10 @@ export abstract class Emitter {
   abstract jumpTo(rip: I64): void;
   /** Jumps to operand `index` (a relative target) when the condition holds; ends the block. */
   abstract branch(taken: I32 | null, index: number): void;
+  /** The address of operand `index`, a relative target, as {@link branch} goes there. */
+  abstract branchTarget(index: number): I64;
+  /** Branches are compared with the limit of the code segment: regions are only made where there is none. */
+  abstract readonly limitsBranches: boolean;
   /** The instruction changed what decoding or translation depend on: continue at the next one from scratch. */
   abstract endBlock(): void;
   /** Ends the block and continues with this very instruction: a repeated one that goes on. */
@@ -433,11 +441,28 @@ export abstract class Emitter {
 
   /** Stores to a stack offset; the stack pointer stays. */
   storeStack(offset: I64, bits: number, value: I64): void {
-    this.store(this.stackAddress(offset, bits >> 3, true), bits, value);
+    const address = this.stackAddress(offset, bits >> 3, true);
+    this.onStack = true;
+    this.store(address, bits, value);
+    this.onStack = false;
+  }
+  /** Faults where {@link storeStack} would. */
+  probeStack(offset: I64, bits: number): void {
+    const { f } = this;
+    const address = this.stackAddress(offset, bits >> 3, true);
+    this.onStack = true;
+    this.enterSlowPath();
+    f.drop(f.call64(loadForWriteSlow, address, bits >> 3));
+    this.faultIf(f.s32(State.FAULT));
+    this.onStack = false;
   }
   /** Loads from a stack offset, zero-extended. */
   loadStack(offset: I64, bits: number): Local<I64> {
-    return this.loadUnsigned(this.stackAddress(offset, bits >> 3, false), bits);
+    const address = this.stackAddress(offset, bits >> 3, false);
+    this.onStack = true;
+    const value = this.loadUnsigned(address, bits);
+    this.onStack = false;
+    return value;
   }
 
   /** Pushes the low `bits`. */

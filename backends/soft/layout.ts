@@ -161,6 +161,13 @@ export const State = {
   DELIVERING: 3840,
   /** u32: the link of what has none of its own. */
   NO_LINK: 3844,
+  /** i32: 1 when the exception is #GP for an address that is not canonical: #SS if it was reached through SS. */
+  NOT_CANONICAL: 3848,
+  /**
+   * For each privilege (0: not user, 1: user) the base (i64) and limit (u32) of the code segment that its instruction TLB
+   * was filled under, and whether they are not those of any segment without a limit (i32).
+   */
+  CODE_LIMITS: 3856, // 16 bytes each
   SPEC_CTRL: 3848,
   BYTES: 4096,
 } as const;

@@ -10,11 +10,14 @@ import {
   type VcpuFailure,
 } from "../../core/hypervisor.ts";
 import { GPR_NAMES, SEGMENT_BYTES, X64, X64_STATE_VERSION } from "../../core/x64_state.ts";
-import { Core, SINGLE } from "./core.ts";
+import { Core } from "./core.ts";
+import { decode, DecodeFailure } from "./decode.ts";
+import { modeOf } from "./interpreter/assemble.ts";
 import { cpuid, type CpuidContext } from "./cpuid.ts";
 import { External, Leave } from "./cpu/external.ts";
 import { Source } from "./cpu/interrupts.ts";
-import { CR4, EFER } from "./cpu/mmu.ts";
+import { CR4, EFER, KEY_LIMITED } from "./cpu/mmu.ts";
+import { SINGLE } from "./cpu/segments.ts";
 import { Flag, FlagKind } from "./flags.ts";
 import { type Layout, Reg, Seg, Segment, Shared, State } from "./layout.ts";
 import type { Mailbox } from "./mailbox.ts";
@@ -22,6 +25,8 @@ import { readMsr, SPEC_CTRL, SPEC_CTRL_BITS, writeMsr } from "./msr.ts";
 
 /** Instructions between two looks at timers and requests. */
 const BUDGET = 100_000;
+/** Bytes of the longest instruction. */
+const MAXIMUM_LENGTH = 15;
 /** Milliseconds a halted vCPU sleeps at most before it looks around. */
 const NAP = 1000;
 
@@ -188,7 +193,8 @@ export class SoftVcpu implements Vcpu {
       }
       if (
         this.stepping || this.breaks.length > 0 || state.getInt32(State.RFLAGS, true) & Flag.TF ||
-        state.getInt32(State.DR + 40, true) & Dr7.ENABLED || state.getInt32(State.SHADOW, true) !== 0 || this.watching
+        state.getInt32(State.DR + 40, true) & Dr7.ENABLED || state.getInt32(State.SHADOW, true) !== 0 ||
+        this.watching || this.nearLimit()
       ) {
         const reason = this.runSlowly();
         if (reason >= 0) return reason;
@@ -224,6 +230,10 @@ export class SoftVcpu implements Vcpu {
       this.debugException(hit);
       return -1;
     }
+    if (this.nearLimit() && this.crossesLimit()) {
+      if (this.core.exports.deliver(13, 0, Source.EXCEPTION) !== 0) this.shutDown = true;
+      return -1;
+    }
     state.setInt32(State.RFLAGS, flags & ~Flag.RF, true);
     this.trap = (flags & Flag.TF) !== 0;
     this.privilege = state.getInt32(State.CPL, true);
@@ -239,6 +249,26 @@ export class SoftVcpu implements Vcpu {
   private heldBack = 0;
   /** Data breakpoints are armed. */
   private watching = false;
+
+  /** Whether the page of RIP, and what an instruction in it may reach, lies within the code segment's limit. */
+  private nearLimit(): boolean {
+    const { state } = this;
+    // In the key's upper word.
+    if (!(state.getUint32(State.MODE_KEY + 4, true) & Number(KEY_LIMITED >> 32n))) return false;
+    const rip = state.getUint32(State.RIP, true);
+    const page = rip + (4095 - Number(this.linearRip() & 4095n));
+    return page + MAXIMUM_LENGTH > state.getUint32(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.LIMIT, true);
+  }
+  /** Whether the instruction at RIP begins within the limit and ends beyond it. */
+  private crossesLimit(): boolean {
+    const { state } = this;
+    const limit = state.getUint32(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.LIMIT, true);
+    const room = limit - state.getUint32(State.RIP, true) + 1;
+    if (room <= 0 || room >= MAXIMUM_LENGTH) return false;
+    const mode = modeOf(state.getBigUint64(State.MODE_KEY, true));
+    const bytes = this.instructionBytes();
+    return bytes.length >= room && decode(bytes, 0, room, mode) === DecodeFailure.TRUNCATED;
+  }
 
   private nmiWaits(): boolean {
     const { state } = this;
@@ -733,13 +763,22 @@ export class SoftVcpu implements Vcpu {
     return { reason: this.failureReason, registers, instruction: this.instructionBytes() };
   }
 
-  /** Up to 15 bytes at RIP, as far as they lie in RAM within a page. */
+  /** Up to 15 bytes at RIP, as far as they lie in RAM. */
   private instructionBytes(): Uint8Array {
     const { state, core } = this;
-    const physical = core.exports.fetch_translate(BigInt.asIntN(64, this.linearRip()));
-    const faulted = state.getInt32(State.FAULT, true) !== 0;
-    state.setInt32(State.FAULT, 0, true);
-    return faulted ? new Uint8Array(0) : core.codeBytes(Number(physical));
+    const bytes: number[] = [];
+    const mask = state.getBigUint64(State.CODE_MASK, true);
+    let linear = this.linearRip();
+    while (bytes.length < MAXIMUM_LENGTH) {
+      const physical = core.exports.fetch_translate(BigInt.asIntN(64, linear));
+      const faulted = state.getInt32(State.FAULT, true) !== 0;
+      state.setInt32(State.FAULT, 0, true);
+      const more = faulted ? new Uint8Array(0) : core.codeBytes(Number(physical));
+      if (more.length === 0) break;
+      bytes.push(...more);
+      linear = (linear + BigInt(more.length)) & mask;
+    }
+    return new Uint8Array(bytes.slice(0, MAXIMUM_LENGTH));
   }
 
   close(): void {

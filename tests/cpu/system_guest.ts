@@ -9,9 +9,15 @@ import { loadMultiboot } from "./multiboot.ts";
 const SOURCES = `${ROOT}/tests/cpu/system_guest`;
 const RAM = 64 << 20;
 const FLAGS = [
-  ...["-m64", "-O1", "-fno-pic", "-fno-pie", "-mno-red-zone", "-mgeneral-regs-only", "-ffreestanding", "-w"],
-  ...["-fno-stack-protector", "-fcf-protection=none", "-mcmodel=small", "-fno-asynchronous-unwind-tables"],
+  ...["-O1", "-fno-pic", "-fno-pie", "-mgeneral-regs-only", "-ffreestanding", "-w"],
+  ...["-fno-stack-protector", "-fcf-protection=none", "-fno-asynchronous-unwind-tables"],
 ];
+/** The guests: their C file, the compiler's and the linker's word for what they are. */
+const GUESTS = {
+  long: { flags: ["-m64", "-mno-red-zone", "-mcmodel=small"], emulation: "elf_x86_64" },
+  legacy: { flags: ["-m32"], emulation: "elf_i386" },
+} as const;
+export type SystemGuest = keyof typeof GUESTS;
 
 /** What is missing to build and compare the guests, or null. */
 export function missing(): string | null {
@@ -21,19 +27,20 @@ export function missing(): string | null {
   return null;
 }
 
-/** The image of the 64-bit guest. */
-export async function buildSystemGuest(): Promise<string> {
-  const names = ["start.S", "long.c", "guest.h", "link.ld"];
+/** The image of a guest: the 64-bit one or the 32-bit one. */
+export async function buildSystemGuest(guest: SystemGuest): Promise<string> {
+  const { flags, emulation } = GUESTS[guest];
+  const names = ["start.S", `${guest}.c`, "guest.h", "link.ld"];
   const texts = names.map((name) => Deno.readTextFileSync(`${SOURCES}/${name}`));
-  const key = `cpu/system_guest_${await digest(...texts, FLAGS.join(" "))}`;
+  const key = `cpu/system_guest_${await digest(...texts, FLAGS.join(" "), flags.join(" "))}`;
   return await cached(key, async (path) => {
     const folder = await Deno.makeTempDir({ prefix: "hv-cpu-" });
     try {
-      await tool(["gcc", ...FLAGS, "-c", `${SOURCES}/long.c`, "-o", `${folder}/long.o`]);
-      await tool(["gcc", "-m64", "-c", `${SOURCES}/start.S`, "-o", `${folder}/start.o`]);
-      const objects = [`${folder}/start.o`, `${folder}/long.o`];
+      await tool(["gcc", ...FLAGS, ...flags, "-c", `${SOURCES}/${guest}.c`, "-o", `${folder}/${guest}.o`]);
+      await tool(["gcc", flags[0], "-c", `${SOURCES}/start.S`, "-o", `${folder}/start.o`]);
+      const objects = [`${folder}/start.o`, `${folder}/${guest}.o`];
       const script = ["-T", `${SOURCES}/link.ld`, "-z", "max-page-size=4096"];
-      await tool(["ld", "-m", "elf_x86_64", "-nostdlib", ...script, ...objects, "-o", `${folder}/guest`]);
+      await tool(["ld", "-m", emulation, "-nostdlib", ...script, ...objects, "-o", `${folder}/guest`]);
       // Multiboot loaders take 32-bit ELF only.
       await tool(["objcopy", "-O", "elf32-i386", `${folder}/guest`, path]);
     } finally {

@@ -147,7 +147,7 @@ Deno.test({
   name: "descriptors, paging, exceptions, gates, stepping and calls are as on QEMU's TCG",
   ignore,
   fn: async () => {
-    const image = await buildSystemGuest();
+    const image = await buildSystemGuest("long");
     const [theirs, ours] = await Promise.all([traceOfQemu(image), traceOfOurs(image, "")]);
     const expected = adapt(theirs);
     const seen = ours.split("\n");
@@ -166,9 +166,18 @@ Deno.test({
   name: "control registers refuse what the manual refuses; contexts are invalidated; frames of faults have RF",
   ignore,
   fn: async () => {
-    const lines = (await traceOfOurs(await buildSystemGuest(), "s")).split("\n");
+    const lines = (await traceOfOurs(await buildSystemGuest("long"), "s")).split("\n");
     assert.deepEqual(lines.slice(0, STRICT.length), STRICT);
     assert.deepEqual(lines.slice(STRICT.length, STRICT.length + CONTEXTS.length), CONTEXTS);
+    const addresses = lines.slice(STRICT.length + CONTEXTS.length, lines.findIndex((line) => line.startsWith("ud2 ")));
+    const divide = addresses.indexOf("stack end");
+    assert.ok(
+      divide > 20 && addresses.length > divide + 8,
+      `addresses that are not canonical: ${addresses.join("; ")}`,
+    );
+    // Vol. 3, 6.15: #SS through SS, #GP through any other segment; ss: means nothing in 64-bit mode.
+    assert.deepEqual(addresses.slice(0, divide).filter((line) => !line.endsWith(" #c/0")), []);
+    assert.deepEqual(addresses.slice(divide + 1).filter((line) => !line.endsWith(" #d/0")), []);
     const flags = lines.filter((line) => line.includes(" rf "));
     assert.ok(flags.length > 40, "few exceptions");
     for (const line of flags) {

@@ -3,20 +3,23 @@ import { type CpuFunc, declare, defineCpuFunction, type Target } from "../cpu_fu
 import { Fault, loadSlow, raise, storeSlow, Vector } from "../emitter.ts";
 import { bits, Flag } from "../flags.ts";
 import { Reg, Seg, Segment, State } from "../layout.ts";
-import type { Label } from "../wasm/function.ts";
+import type { Label, Local } from "../wasm/function.ts";
 import type { Module } from "../wasm/module.ts";
 import { type I32, i32, type I64, i64, select, Type } from "../wasm/values.ts";
-import { EFER, guard, loadSystem, segmentField } from "./mmu.ts";
+import { EFER, guard, guardStack, loadSystem, segmentField } from "./mmu.ts";
 import {
   Attribute,
   attributesOf,
+  baseOf,
   cacheSegment,
   dpl,
   isLong,
   isReal,
+  limitOf,
   loadDescriptor,
   loadRealSegment,
   markAccessed,
+  outsideLimit,
   stackDescriptor,
   updateMode,
 } from "./segments.ts";
@@ -39,6 +42,74 @@ export const taskStack = declare("task_stack", [Type.i32], Type.i64);
 const enterReal = declare("enter_real", [Type.i32], null);
 const enterLong = declare("enter_long", [Type.i32, Type.i32, Type.i32], null);
 const enterProtected = declare("enter_protected", [Type.i32, Type.i32, Type.i32], null);
+
+/** Leaves with `fail` when an offset lies beyond the limit of a code segment to enter, or is not canonical. */
+export function checkOffset(f: CpuFunc, code: I64, offset: I64, fail: () => void): void {
+  const long = f.s64(State.EFER).i32().has(EFER.LMA).and(attributesOf(code).has(Attribute.L));
+  f.if(long, () => f.if(offset.shl(16).shrS(16).ne(offset), fail), () => {
+    f.if(offset.u32().gtU(limitOf(f, code).i64u()), fail);
+  });
+}
+
+/** The stack that a transfer pushes to: the present one, or one that it is about to switch to. */
+export interface Stack {
+  pointer: Local<I64>;
+  base: Local<I64>;
+  mask: Local<I64>;
+  attributes: Local<I32>;
+  limit: Local<I64>;
+  /** The error code of #SS. */
+  error: Local<I32>;
+}
+
+/** The present stack. */
+export function presentStack(f: CpuFunc, error: I32 | number = 0): Stack {
+  return {
+    pointer: f.i64(f.s64(State.GPR + Reg.SP * 8)),
+    base: f.i64(select(isLong(f), i64(0), f.s64(State.SEGMENTS + Seg.SS * Segment.BYTES + Segment.BASE))),
+    mask: f.i64(stackMask(f)),
+    attributes: f.i32(segmentField(f, Seg.SS, Segment.ATTRIBUTES)),
+    limit: f.i64(segmentField(f, Seg.SS, Segment.LIMIT).i64u()),
+    error: f.i32(error),
+  };
+}
+
+/** Makes it that of another descriptor. */
+export function switchStack(f: CpuFunc, stack: Stack, pointer: I64, descriptor: I64, error: I32): void {
+  f.set(stack.pointer, pointer);
+  f.set(stack.base, baseOf(descriptor));
+  f.set(stack.attributes, attributesOf(descriptor));
+  f.set(stack.mask, select(stack.attributes.has(Attribute.DB), i64(0xffff_ffff), i64(0xffff)));
+  f.set(stack.limit, limitOf(f, descriptor).i64u());
+  f.set(stack.error, error);
+}
+
+/** The linear address of an access to a stack outside 64-bit mode; sets FAULT. */
+export function stackPlace(f: CpuFunc, stack: Stack, offset: I64, bytes: I32): I64 {
+  const at = f.i64(offset.and(stack.mask));
+  f.if(outsideLimit(stack.attributes, stack.limit, at, bytes), () => f.do(raise, Vector.SS, stack.error));
+  return stack.base.add(at).u32();
+}
+
+/** Pushes outside 64-bit mode; sets FAULT. */
+export function pushTo(f: CpuFunc, stack: Stack, bytes: I32, value: I64): void {
+  f.set(stack.pointer, stack.pointer.sub(bytes.i64u()).and(stack.mask));
+  const place = stackPlace(f, stack, stack.pointer, bytes);
+  f.if(f.s32(State.FAULT).eqz(), () => f.do(storeSlow, place, bytes, value));
+}
+
+/** Pops; returns from the function when that faults. */
+export function popFrom(f: CpuFunc, stack: Stack, long: I32, bytes: I32): Local<I64> {
+  const place = f.i64(stack.pointer);
+  f.if(long.eqz(), () => {
+    f.set(place, stackPlace(f, stack, stack.pointer, bytes));
+    guard(f);
+  });
+  const value = f.i64(f.call64(loadSlow, place, bytes));
+  guardStack(f);
+  f.set(stack.pointer, stack.pointer.add(bytes.i64u()));
+  return value;
+}
 
 /** Sets RIP. */
 export function setRip(f: CpuFunc, rip: I64): void {
@@ -124,9 +195,7 @@ export function defineInterrupts(module: Module, target: Target): void {
     });
     const entry = f.i64(f.call64(loadSystem, f.s64(State.IDTR_BASE).add(vector.shl(2).i64u()), 4));
     guard(f);
-    const base = f.i64(f.s64(State.SEGMENTS + Seg.SS * Segment.BYTES + Segment.BASE));
-    const mask = f.i64(stackMask(f));
-    const sp = f.i64(f.s64(State.GPR + Reg.SP * 8));
+    const stack = presentStack(f);
     const flags = f.i32(f.call32(readFlags));
     const values = [
       flags.i64u(),
@@ -134,11 +203,10 @@ export function defineInterrupts(module: Module, target: Target): void {
       f.s64(State.RIP),
     ];
     for (const value of values) {
-      f.set(sp, sp.sub(2).and(mask));
-      f.do(storeSlow, base.add(sp).u32(), 2, value);
+      pushTo(f, stack, i32(2), value);
       guard(f);
     }
-    setStackPointer(f, sp, mask);
+    setStackPointer(f, stack.pointer, stack.mask);
     f.set32(State.RFLAGS, f.s32(State.RFLAGS).and(~(Flag.IF | Flag.TF | Flag.AC | Flag.RF)));
     setRip(f, entry.and(0xffff));
     f.do(loadRealSegment, Seg.CS, entry.shrU(16).i32());
@@ -289,24 +357,26 @@ export function defineInterrupts(module: Module, target: Target): void {
     const wide = f.i32(attributes.has(8));
     const bytes = f.i32(select(wide, i32(4), i32(2)));
     const inner = f.i32(level.ltU(cpl));
-    const sp = f.i64(f.s64(State.GPR + Reg.SP * 8));
-    const base = f.i64(f.s64(State.SEGMENTS + Seg.SS * Segment.BYTES + Segment.BASE));
-    const mask = f.i64(stackMask(f));
-    const stack = f.i64(0);
+    const stack = presentStack(f, external);
+    const stackSegment = f.i64(0);
     const stackSelector = f.i32(0);
+    const offset = f.i64(gate.and(0xffff).or(gate.shrU(32).and(0xffff_0000)));
+    f.if(wide.eqz(), () => f.set(offset, offset.and(0xffff)));
+    checkOffset(f, descriptor, offset, () => {
+      f.do(raise, Vector.GP, external);
+      f.return();
+    });
     f.if(inner, () => {
-      f.set(sp, f.call64(taskStack, level));
+      const pointer = f.i64(f.call64(taskStack, level));
       guard(f);
       f.set(stackSelector, f.s64(State.SCRATCH).i32());
-      f.set(stack, f.call64(stackDescriptor, stackSelector, level, Vector.TS));
+      f.set(stackSegment, f.call64(stackDescriptor, stackSelector, level, Vector.TS));
       guard(f);
-      f.set(base, stack.shrU(16).and(0xff_ffff).or(stack.shrU(56).shl(24)));
-      f.set(mask, select(attributesOf(stack).has(Attribute.DB), i64(0xffff_ffff), i64(0xffff)));
+      switchStack(f, stack, pointer, stackSegment, stackSelector.and(0xfffc).or(external));
     });
     const flags = pushedFlags(f, vector, source);
     const push = (value: I64) => {
-      f.set(sp, sp.sub(bytes.i64u()).and(mask));
-      f.do(storeSlow, base.add(sp).u32(), bytes, value);
+      pushTo(f, stack, bytes, value);
       f.if(f.s32(State.FAULT), () => {
         f.do(setPrivilege, cpl);
         f.return();
@@ -322,8 +392,8 @@ export function defineInterrupts(module: Module, target: Target): void {
     push(segmentField(f, Seg.CS, Segment.SELECTOR).i64u());
     push(f.s64(State.RIP));
     f.if(error.ne(-1), () => push(error.i64u()));
-    f.if(inner, () => f.do(cacheSegment, Seg.SS, stackSelector, stack));
-    setStackPointer(f, sp, mask);
+    f.if(inner, () => f.do(cacheSegment, Seg.SS, stackSelector, stackSegment));
+    setStackPointer(f, stack.pointer, stack.mask);
     f.do(cacheSegment, Seg.CS, selector.and(0xfffc).or(level), descriptor);
     const cleared = select(
       attributes.has(1),
@@ -331,8 +401,7 @@ export function defineInterrupts(module: Module, target: Target): void {
       i32(~(Flag.TF | Flag.NT | Flag.RF | Flag.VM | Flag.IF)),
     );
     f.set32(State.RFLAGS, f.s32(State.RFLAGS).and(cleared));
-    const offset = gate.and(0xffff).or(gate.shrU(32).and(0xffff_0000));
-    setRip(f, select(wide, offset, offset.and(0xffff)));
+    setRip(f, offset);
     f.do(updateMode);
   });
 
@@ -393,20 +462,10 @@ export function defineInterrupts(module: Module, target: Target): void {
   define(interruptReturn, (f) => {
     const size = f.parameter32(0);
     const bytes = f.i32(size.shrU(3));
-    const mask = f.i64(stackMask(f));
     const long = f.i32(isLong(f));
-    const base = f.i64(
-      select(long, i64(0), f.s64(State.SEGMENTS + Seg.SS * Segment.BYTES + Segment.BASE)),
-    );
-    const sp = f.i64(f.s64(State.GPR + Reg.SP * 8));
-    const pop = (): I64 => {
-      const linear = f.i64(base.add(sp.and(mask)));
-      f.if(long.eqz(), () => f.set(linear, linear.u32()));
-      const value = f.i64(f.call64(loadSlow, linear, bytes));
-      guard(f);
-      f.set(sp, sp.add(bytes.i64u()));
-      return value;
-    };
+    const present = presentStack(f);
+    const { pointer: sp, mask } = present;
+    const pop = (): I64 => popFrom(f, present, long, bytes);
     const fail = (selector: I32 | number) => {
       f.do(raise, Vector.GP, selector);
       f.return();
@@ -418,6 +477,7 @@ export function defineInterrupts(module: Module, target: Target): void {
     const flags = f.i32(pop().i32());
     const all = Flag.ARITHMETIC | Flag.TF | Flag.DF | Flag.NT | Flag.RF | Flag.AC | Flag.ID;
     f.if(real, () => {
+      f.if(rip.gtU(segmentField(f, Seg.CS, Segment.LIMIT).i64u()), () => fail(0));
       setStackPointer(f, sp, mask);
       const mask16 = select(size.eq(16), i32(0xffff), i32(-1));
       f.do(writeFlags, flags, i32(all | Flag.IF | Flag.IOPL).and(mask16));
@@ -462,7 +522,7 @@ export function defineInterrupts(module: Module, target: Target): void {
         guard(f);
       });
     });
-    f.if(to64.and(rip.shl(16).shrS(16).ne(rip)), () => fail(0));
+    checkOffset(f, descriptor, rip, () => fail(0));
     f.do(markAccessed, selector, descriptor);
     guard(f);
     // Nothing can fail any more.

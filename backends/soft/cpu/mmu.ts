@@ -8,12 +8,13 @@ import {
   raise,
   splitLock,
   splitUnlock,
+  stackFault,
   store128Slow,
   storeSlow,
   Vector,
 } from "../emitter.ts";
 import { Flag } from "../flags.ts";
-import { CpuArea, InstructionTlb, PageAttribute, Segment, Shared, State, Tlb } from "../layout.ts";
+import { CpuArea, InstructionTlb, PageAttribute, Seg, Segment, Shared, State, Tlb } from "../layout.ts";
 import { isMemory64, type Pointer, pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
 import { type I32, i32, type I64, i64, select, splat, Type } from "../wasm/values.ts";
@@ -64,6 +65,11 @@ export const EFER = { SCE: 1, LME: 0x100, LMA: 0x400, NXE: 0x800 } as const;
 
 /** Width of guest physical addresses (CPUID 80000008H). */
 export const PHYSICAL_BITS = 40;
+/** In MODE_KEY: 64-bit mode; the code segment has a limit that code can run into. */
+export const KEY_LONG = 2n << 52n;
+export const KEY_LIMITED = 1n << 59n;
+/** Bytes of the longest instruction. */
+const MAXIMUM_LENGTH = 15;
 const PAGE_FRAME = 0xf_ffff_ffff_f000n;
 const RESERVED = ((1n << 52n) - 1n) & ~((1n << BigInt(PHYSICAL_BITS)) - 1n);
 
@@ -91,6 +97,13 @@ const setAccessed = declare("set_accessed", ["pointer", Type.i64, Type.i64], Typ
 export function guard(f: CpuFunc, value?: I64 | I32 | number | Pointer): void {
   f.if(f.s32(State.FAULT), () => f.return(value));
 }
+/** {@link guard} behind an access of the stack. */
+export function guardStack(f: CpuFunc): void {
+  f.if(f.s32(State.FAULT), () => {
+    f.do(stackFault);
+    f.return();
+  });
+}
 
 function attributesOf(f: CpuFunc, host: Pointer): Pointer {
   // Page number within RAM, as an offset to the attribute bytes.
@@ -106,6 +119,10 @@ export function defineMmu(module: Module, target: Target): void {
     f.set32(State.FAULT, Fault.EXCEPTION);
     f.set32(State.VECTOR, f.parameter32(0));
     f.set32(State.ERROR, f.parameter32(1));
+    f.set32(State.NOT_CANONICAL, 0);
+  });
+  define(stackFault, (f) => {
+    f.if(f.s32(State.NOT_CANONICAL), () => f.set32(State.VECTOR, Vector.SS));
   });
 
   define(hostOf, (f) => {
@@ -171,6 +188,7 @@ export function defineMmu(module: Module, target: Target): void {
     f.if(efer.has(EFER.LMA), () => {
       f.if(linear.shl(16).shrS(16).ne(linear), () => {
         f.do(raise, Vector.GP, 0);
+        f.set32(State.NOT_CANONICAL, 1);
         f.return(i64(-1));
       });
     });
@@ -347,8 +365,19 @@ export function defineMmu(module: Module, target: Target): void {
 
   define(fetchTranslate, (f) => {
     const linear = f.parameter64(0);
+    const limited = f.i32(f.s64(State.MODE_KEY).and(KEY_LONG).eqz());
+    const offset = f.i64(linear.sub(f.s64(State.CODE_BASE)).and(0xffff_ffff));
+    const limit = f.s32(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.LIMIT).i64u();
+    f.if(limited.and(offset.gtU(limit)), () => {
+      f.do(raise, Vector.GP, 0);
+      f.return(i64(0));
+    });
     const physical = f.i64(f.call64(translate, linear, Access.EXECUTE));
     guard(f, i64(0));
+    // Where the segment ends is looked at for each instruction: such a page stays out of the TLB.
+    f.if(f.s64(State.MODE_KEY).has(KEY_LIMITED), () => {
+      f.if(offset.add(linear.not().and(4095)).add(MAXIMUM_LENGTH).gtU(limit), () => f.return(physical));
+    });
     // Devices store to memory without notice. A program's page that is newly mapped may have been read from a disk into
     // memory that held other code before: what was decoded of it is kept only while the bytes are the same. The
     // kernel's own code comes by the processor's stores.

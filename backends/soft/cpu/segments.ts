@@ -4,10 +4,10 @@ import { raise, stackLinear, Vector } from "../emitter.ts";
 import { Flag } from "../flags.ts";
 import { segmentLinear } from "../interpreter/handler.ts";
 import { CpuArea, InstructionTlb, Seg, Segment, State, Tlb } from "../layout.ts";
-import { pointerOf32 } from "../wasm/memory.ts";
+import { pointer, pointerOf32 } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
 import { type I32, i32, type I64, i64, select, Type } from "../wasm/values.ts";
-import { CR0, CR4, EFER, guard, loadSystem, segmentField, storeSystem } from "./mmu.ts";
+import { CR0, CR4, EFER, guard, KEY_LIMITED, KEY_LONG, loadSystem, segmentField, storeSystem } from "./mmu.ts";
 
 /** Attribute bits of a segment (VMCS access rights). */
 export const Attribute = {
@@ -27,6 +27,8 @@ export const Attribute = {
 
 /** Set in every block's key, so that no key is 0. */
 const KEY_VALID = 1n << 55n;
+/** MODE_KEY's bit for blocks of one instruction. */
+export const SINGLE = 1n << 54n;
 /** CR0.EM, CR0.TS and CR4.OSFXSR in a block's key: whether x87 and SSE instructions raise is decoded, not asked. */
 export const KEY_EM = 56;
 export const KEY_TS = 57;
@@ -76,6 +78,21 @@ export function dpl(attributes: I32): I32 {
   return attributes.shrU(5).and(3);
 }
 
+/** Bytes of a descriptor's segment, less one. */
+export function limitOf(f: CpuFunc, descriptor: I64): I32 {
+  const limit = f.i32(descriptor.i32().and(0xffff).or(descriptor.shrU(32).i32().and(0xf_0000)));
+  f.if(attributesOf(descriptor).has(Attribute.G), () => f.set(limit, limit.shl(12).or(0xfff)));
+  return limit;
+}
+
+/** Whether an access at an offset leaves the segment (SDM vol. 3, 5.3). */
+export function outsideLimit(attributes: I32, limit: I64, offset: I64, bytes: I32): I32 {
+  const last = offset.add(bytes.i64u()).sub(1);
+  const down = attributes.and(Attribute.CODE | Attribute.CONFORMING).eq(Attribute.CONFORMING);
+  const top = select(attributes.has(Attribute.DB), i64(0xffff_ffff), i64(0xffff));
+  return select(down, offset.leU(limit).or(last.gtU(top)), last.gtU(limit));
+}
+
 /** Stores the selector, base, limit and attributes of a segment known when code is generated. */
 export function setSegment(f: CpuFunc, segment: number, selector: I32, base: I64, limit: number, attributes: number) {
   const at = State.SEGMENTS + segment * Segment.BYTES;
@@ -92,14 +109,19 @@ export function defineSegments(module: Module, target: Target): void {
 
   define(updateMode, (f) => {
     const attributes = f.i32(segmentField(f, Seg.CS, Segment.ATTRIBUTES));
+    const limited = f.i32(0);
     f.if(isLong(f), () => {
-      f.set64(State.MODE_KEY, (2n << 52n) | KEY_VALID);
+      f.set64(State.MODE_KEY, KEY_LONG | KEY_VALID);
       f.set64(State.CODE_BASE, 0);
       f.set64(State.CODE_MASK, -1);
     }, () => {
       f.set64(State.MODE_KEY, select(attributes.has(Attribute.DB), i64((1n << 52n) | KEY_VALID), i64(KEY_VALID)));
       f.set64(State.CODE_BASE, f.s64(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.BASE));
       f.set64(State.CODE_MASK, 0xffff_ffff);
+      // 16-bit code does not leave 64 KiB: its branches are cut, or compared with the limit.
+      const limit = f.i32(segmentField(f, Seg.CS, Segment.LIMIT));
+      f.set(limited, limit.ne(-1).and(attributes.has(Attribute.DB).or(limit.ltU(0xffff))));
+      f.if(limited, () => f.set64(State.MODE_KEY, f.s64(State.MODE_KEY).or(KEY_LIMITED)));
     });
     const cr0 = f.s64(State.CR0);
     const units = cr0.shrU(2).and(1).shl(KEY_EM).or(cr0.shrU(3).and(1).shl(KEY_TS))
@@ -113,6 +135,18 @@ export function defineSegments(module: Module, target: Target): void {
       State.INSTRUCTION_TLB,
       pointerOf32(user.mul(InstructionTlb.BYTES)).add(f.place(CpuArea.INSTRUCTION_TLB)),
     );
+    // What the instruction TLB holds was compared with the limit of the segment it was filled under.
+    const known = f.pointer(pointerOf32(user.shl(4)).add(f.place(State.CODE_LIMITS)));
+    f.if(limited.or(known.i32(12)), () => {
+      const base = f.i64(select(limited, f.s64(State.CODE_BASE), i64(0)));
+      const limit = f.i32(select(limited, segmentField(f, Seg.CS, Segment.LIMIT), i32(-1)));
+      f.if(known.i64(0).ne(base).or(known.i32(8).ne(limit)), () => {
+        f.memoryFill(f.sPointer(State.INSTRUCTION_TLB), i32(-1), pointer(InstructionTlb.BYTES));
+      });
+      f.store64(known, base, 0);
+      f.store32(known, limit, 8);
+      f.store32(known, limited, 12);
+    });
   });
 
   define(loadDescriptor, (f) => {
@@ -150,8 +184,7 @@ export function defineSegments(module: Module, target: Target): void {
     const at = place(f, f.parameter32(0));
     const descriptor = f.parameter64(2);
     const attributes = f.i32(attributesOf(descriptor).or(f.parameter32(0).leU(5)));
-    const limit = f.i32(descriptor.i32().and(0xffff).or(descriptor.shrU(32).i32().and(0xf_0000)));
-    f.if(attributes.has(Attribute.G), () => f.set(limit, limit.shl(12).or(0xfff)));
+    const limit = limitOf(f, descriptor);
     f.store32(at, f.parameter32(1).and(0xffff), Segment.SELECTOR);
     f.store32(at, attributes, Segment.ATTRIBUTES);
     f.store32(at, limit, Segment.LIMIT);
@@ -312,9 +345,7 @@ export function defineSegments(module: Module, target: Target): void {
     f.if(what.eqz(), () => f.set(allowed, allowed.or(gates)));
     f.if(system.and(allowed.shrU(type).and(1).eqz()), no);
     f.if(what.eqz(), () => f.return(descriptor.shrU(32).and(0x00ff_ff00)));
-    const limit = f.i64(descriptor.and(0xffff).or(descriptor.shrU(32).and(0xf_0000)));
-    f.if(attributes.has(Attribute.G), () => f.set(limit, limit.shl(12).or(0xfff)));
-    f.return(limit);
+    f.return(limitOf(f, descriptor).i64u());
   });
 
   /** Limit and permission checks of a legacy access; #SS for the stack segment, #GP otherwise. */
@@ -326,13 +357,8 @@ export function defineSegments(module: Module, target: Target): void {
     const at = place(f, segment);
     const attributes = f.i32(at.i32(Segment.ATTRIBUTES));
     const limit = f.i64(at.u32w(Segment.LIMIT));
-    const last = f.i64(offset.add(bytes.i64u()).sub(1));
     const data = f.i32(attributes.has(Attribute.CODE).eqz());
-    const down = data.and(attributes.has(Attribute.CONFORMING));
-    const top = select(attributes.has(Attribute.DB), i64(0xffff_ffff), i64(0xffff));
-    const outside = f.i32(
-      select(down, offset.leU(limit).or(last.gtU(top)), last.gtU(limit)),
-    );
+    const outside = f.i32(outsideLimit(attributes, limit, offset, bytes));
     const readOnly = attributes.has(Attribute.WRITABLE).eqz().or(data.eqz());
     const unreadable = data.eqz().and(attributes.has(Attribute.WRITABLE).eqz());
     const denied = f.i32(isReal(f).eqz().and(select(write, readOnly, unreadable)));

@@ -1,16 +1,29 @@
 /** Far transfers, SYSCALL and its kin, control registers. */
 import { type CpuFunc, declare, defineCpuFunction, type Target } from "../cpu_function.ts";
-import { loadSlow, raise, storeSlow, Vector } from "../emitter.ts";
+import { loadSlow, raise, stackFault, storeSlow, Vector } from "../emitter.ts";
 import { Flag } from "../flags.ts";
 import { Reg, Seg, Segment, State } from "../layout.ts";
 import type { Module } from "../wasm/module.ts";
 import { type I32, i32, type I64, i64, select, Type } from "../wasm/values.ts";
-import { readFlags, setPrivilege, setRip, setStackPointer, stackMask, taskStack, writeFlags } from "./interrupts.ts";
-import { CR0, CR4, EFER, flushTlb, guard, loadSystem, PHYSICAL_BITS, segmentField } from "./mmu.ts";
+import {
+  checkOffset,
+  popFrom,
+  presentStack,
+  pushTo,
+  readFlags,
+  setPrivilege,
+  setRip,
+  setStackPointer,
+  stackMask,
+  stackPlace,
+  switchStack,
+  taskStack,
+  writeFlags,
+} from "./interrupts.ts";
+import { CR0, CR4, EFER, flushTlb, guard, guardStack, loadSystem, PHYSICAL_BITS, segmentField } from "./mmu.ts";
 import {
   Attribute,
   attributesOf,
-  baseOf,
   cacheSegment,
   dpl,
   isLong,
@@ -79,6 +92,10 @@ export function defineTransfers(module: Module, target: Target): void {
     f.do(updateMode);
     setRip(f, select(isLong(f), offset, offset.u32()));
   };
+  const noOffset = (f: CpuFunc) => () => {
+    f.do(raise, Vector.GP, 0);
+    f.return();
+  };
 
   // SDM vol. 3, 5.8.4 and 5.8.5. Task switches are not offered.
   define(gateTransfer, (f) => {
@@ -127,35 +144,34 @@ export function defineTransfers(module: Module, target: Target): void {
     const conforming = f.i32(codeAttributes.has(Attribute.CONFORMING));
     f.if(conforming.or(call).eqz().and(level.ne(cpl)), () => fail(Vector.GP, target));
     f.if(conforming, () => f.set(level, cpl));
-    f.if(long.and(offset.shl(16).shrS(16).ne(offset)), () => fail(Vector.GP, i32(0)));
+    checkOffset(f, code, offset, noOffset(f));
     f.do(markAccessed, target, code);
     guard(f);
     f.if(call, () => {
       const inner = f.i32(level.ltU(cpl));
       const bytes = f.i32(select(long, i32(8), select(wide, i32(4), i32(2))));
-      const oldPointer = f.i64(f.s64(State.GPR + Reg.SP * 8));
-      const oldBase = f.i64(f.s64(State.SEGMENTS + Seg.SS * Segment.BYTES + Segment.BASE));
-      const oldMask = f.i64(stackMask(f));
-      const sp = f.i64(oldPointer);
-      const base = f.i64(select(long, i64(0), oldBase));
-      const mask = f.i64(select(long, i64(-1), oldMask));
-      const narrow = f.i64(select(long, i64(-1), i64(0xffff_ffff)));
+      const old = presentStack(f);
+      const oldPointer = f.i64(old.pointer);
+      const stack = presentStack(f);
+      f.if(long, () => f.set(stack.mask, -1));
       const stackSelector = f.i32(0);
-      const stack = f.i64(0);
+      const stackSegment = f.i64(0);
       f.if(inner, () => {
-        f.set(sp, f.call64(taskStack, level));
+        const pointer = f.i64(f.call64(taskStack, level));
         guard(f);
-        f.if(long.eqz(), () => {
+        f.if(long, () => f.set(stack.pointer, pointer), () => {
           f.set(stackSelector, f.s64(State.SCRATCH).i32());
-          f.set(stack, f.call64(stackDescriptor, stackSelector, level, Vector.TS));
+          f.set(stackSegment, f.call64(stackDescriptor, stackSelector, level, Vector.TS));
           guard(f);
-          f.set(base, baseOf(stack));
-          f.set(mask, select(attributesOf(stack).has(Attribute.DB), i64(0xffff_ffff), i64(0xffff)));
+          switchStack(f, stack, pointer, stackSegment, stackSelector.and(0xfffc));
         });
       });
       const push = (value: I64) => {
-        f.set(sp, sp.sub(bytes.i64u()).and(mask));
-        f.do(storeSlow, base.add(sp).and(narrow), bytes, value);
+        f.if(long, () => {
+          f.set(stack.pointer, stack.pointer.sub(8));
+          f.do(storeSlow, stack.pointer, 8, value);
+          f.do(stackFault);
+        }, () => pushTo(f, stack, bytes, value));
         f.if(f.s32(State.FAULT), () => {
           f.do(setPrivilege, cpl);
           f.return();
@@ -171,8 +187,9 @@ export function defineTransfers(module: Module, target: Target): void {
           f.loop((again) => {
             f.brIf(done, left.eqz());
             f.set(left, left.sub(1));
-            const from = oldPointer.add(left.mul(bytes).i64u()).and(oldMask);
-            const value = f.i64(f.call64(loadSlow, oldBase.add(from).and(0xffff_ffff), bytes));
+            const from = f.i64(stackPlace(f, old, oldPointer.add(left.mul(bytes).i64u()), bytes));
+            const value = f.i64(0);
+            f.if(f.s32(State.FAULT).eqz(), () => f.set(value, f.call64(loadSlow, from, bytes)));
             f.if(f.s32(State.FAULT), () => {
               f.do(setPrivilege, cpl);
               f.return();
@@ -186,10 +203,10 @@ export function defineTransfers(module: Module, target: Target): void {
       push(f.parameter64(3));
       f.if(inner, () => {
         f.if(long, () => setSegment(f, Seg.SS, level, i64(0), 0, 0x1_0000), () => {
-          f.do(cacheSegment, Seg.SS, stackSelector, stack);
+          f.do(cacheSegment, Seg.SS, stackSelector, stackSegment);
         });
       });
-      setStackPointer(f, sp, mask);
+      setStackPointer(f, stack.pointer, stack.mask);
     });
     f.do(cacheSegment, Seg.CS, target.and(0xfffc).or(level), code);
     f.do(updateMode);
@@ -212,12 +229,15 @@ export function defineTransfers(module: Module, target: Target): void {
     const selector = f.parameter32(0);
     const offset = f.parameter64(1);
     f.if(isReal(f), () => {
+      f.if(offset.gtU(segmentField(f, Seg.CS, Segment.LIMIT).i64u()), noOffset(f));
       setRip(f, offset);
       f.do(loadRealSegment, Seg.CS, selector);
       f.return();
     });
     unlessGate(f, selector, 0, i64(0));
-    enter(f, selector, codeSegment(f, selector), offset);
+    const descriptor = codeSegment(f, selector);
+    checkOffset(f, descriptor, offset, noOffset(f));
+    enter(f, selector, descriptor, offset);
   });
 
   define(farCall, (f) => {
@@ -225,21 +245,26 @@ export function defineTransfers(module: Module, target: Target): void {
     const offset = f.parameter64(1);
     const bytes = f.parameter32(2);
     f.if(isReal(f).eqz(), () => unlessGate(f, selector, 1, f.parameter64(3)));
-    const mask = f.i64(stackMask(f));
-    const base = f.i64(select(isLong(f), i64(0), f.s64(State.SEGMENTS + Seg.SS * Segment.BYTES + Segment.BASE)));
-    const narrow = f.i64(select(isLong(f), i64(-1), i64(0xffff_ffff)));
-    const sp = f.i64(f.s64(State.GPR + Reg.SP * 8));
+    const long = f.i32(isLong(f));
+    const stack = presentStack(f);
     const push = (value: I64) => {
-      f.set(sp, sp.sub(bytes.i64u()));
-      f.do(storeSlow, base.add(sp.and(mask)).and(narrow), bytes, value);
-      guard(f);
+      f.if(long, () => {
+        f.set(stack.pointer, stack.pointer.sub(bytes.i64u()));
+        f.do(storeSlow, stack.pointer, bytes, value);
+      }, () => pushTo(f, stack, bytes, value));
+      guardStack(f);
     };
     const descriptor = f.i64(0);
     const real = f.i32(isReal(f));
-    f.if(real.eqz(), () => f.set(descriptor, codeSegment(f, selector)));
+    f.if(real, () => {
+      f.if(offset.gtU(segmentField(f, Seg.CS, Segment.LIMIT).i64u()), noOffset(f));
+    }, () => {
+      f.set(descriptor, codeSegment(f, selector));
+      checkOffset(f, descriptor, offset, noOffset(f));
+    });
     push(segmentField(f, Seg.CS, Segment.SELECTOR).i64u());
     push(f.parameter64(3));
-    setStackPointer(f, sp, mask);
+    setStackPointer(f, stack.pointer, stack.mask);
     f.if(real, () => {
       setRip(f, offset);
       f.do(loadRealSegment, Seg.CS, selector);
@@ -249,20 +274,15 @@ export function defineTransfers(module: Module, target: Target): void {
   define(farReturn, (f) => {
     const bytes = f.parameter32(0);
     const drop = f.parameter32(1);
-    const mask = f.i64(stackMask(f));
-    const base = f.i64(select(isLong(f), i64(0), f.s64(State.SEGMENTS + Seg.SS * Segment.BYTES + Segment.BASE)));
-    const narrow = f.i64(select(isLong(f), i64(-1), i64(0xffff_ffff)));
-    const sp = f.i64(f.s64(State.GPR + Reg.SP * 8));
-    const pop = (): ReturnType<CpuFunc["i64"]> => {
-      const value = f.i64(f.call64(loadSlow, base.add(sp.and(mask)).and(narrow), bytes));
-      guard(f);
-      f.set(sp, sp.add(bytes.i64u()));
-      return value;
-    };
+    const long = f.i32(isLong(f));
+    const present = presentStack(f);
+    const { pointer: sp, mask } = present;
+    const pop = () => popFrom(f, present, long, bytes);
     const rip = pop();
     const selector = f.i32(pop().i32().and(0xffff));
     f.set(sp, sp.add(drop.i64u()));
     f.if(isReal(f), () => {
+      f.if(rip.gtU(segmentField(f, Seg.CS, Segment.LIMIT).i64u()), noOffset(f));
       setStackPointer(f, sp, mask);
       setRip(f, rip);
       f.do(loadRealSegment, Seg.CS, selector);
@@ -286,6 +306,7 @@ export function defineTransfers(module: Module, target: Target): void {
       () => fail(Vector.GP, selector),
     );
     f.if(attributes.has(Attribute.P).eqz(), () => fail(Vector.NP, selector));
+    checkOffset(f, descriptor, rip, noOffset(f));
     const mark = () => {
       f.do(markAccessed, selector, descriptor);
       guard(f);

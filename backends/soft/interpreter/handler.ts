@@ -1,7 +1,7 @@
 /** The interpreter's side of the emitter: operands are fields of the micro-op, registers lie in the state. */
 import { CpuFunc, type Target } from "../cpu_function.ts";
 import type { Instruction } from "../decode.ts";
-import { Emitter } from "../emitter.ts";
+import { Emitter, stackFault } from "../emitter.ts";
 import { condition as conditionOf, FlagKind, type LazyFlags } from "../flags.ts";
 import { Op, Reg, Seg, Segment, State } from "../layout.ts";
 import type { Label, Local } from "../wasm/function.ts";
@@ -147,6 +147,13 @@ export class HandlerEmitter extends Emitter {
     return this.f.sPointer(State.TLB);
   }
   protected enterSlowPath(): void {}
+  override faultIf(set: I32): void {
+    if (!this.onStack || this.mode !== 64) return super.faultIf(set);
+    this.f.if(set, () => {
+      this.f.do(stackFault);
+      this.f.br(this.faultLabel);
+    });
+  }
   nextRip(): I64 {
     const next = this.reg(Reg.RIP).add(this.op.u16w(Op.OFFSET)).add(this.op.u8w(Op.LENGTH));
     return this.maskRip(next);
@@ -159,13 +166,18 @@ export class HandlerEmitter extends Emitter {
     if (this.linksAnywhere) this.follow(Op.LINK_ANY);
     else this.nextBlock();
   }
+  get limitsBranches(): boolean {
+    return this.mode !== 64;
+  }
   /** Targets of relative branches are kept relative to the block. */
-  branch(taken: I32 | null, _index: number): void {
-    const { f } = this;
+  branchTarget(_index: number): I64 {
     const target = this.reg(Reg.RIP).add(this.op.i64(Op.IMMEDIATE));
-    const mask = (rip: I64) => this.mode === 64 ? rip : rip.and(this.bits === 16 ? 0xffff : 0xffff_ffff);
+    return this.mode === 64 ? target : target.and(this.bits === 16 ? 0xffff : 0xffff_ffff);
+  }
+  branch(taken: I32 | null, index: number): void {
+    const { f } = this;
     const jump = () => {
-      f.set64(State.RIP, mask(target));
+      f.set64(State.RIP, this.branchTarget(index));
       this.follow(Op.LINK);
     };
     if (taken === null) return jump();

@@ -5,9 +5,10 @@
 import { type CpuFunc, declare, defineCpuFunction, type Target } from "../cpu_function.ts";
 import { Leave } from "../cpu/external.ts";
 import { deliver, Source } from "../cpu/interrupts.ts";
-import { fetchTranslate } from "../cpu/mmu.ts";
-import { Fault } from "../emitter.ts";
-import { Block, BlockTable, CpuArea, InstructionTlb, Op, Reg, State } from "../layout.ts";
+import { fetchTranslate, KEY_LIMITED } from "../cpu/mmu.ts";
+import { SINGLE } from "../cpu/segments.ts";
+import { Fault, stackFault } from "../emitter.ts";
+import { Block, BlockTable, CpuArea, InstructionTlb, Op, Reg, Seg, State } from "../layout.ts";
 import type { Label, Local } from "../wasm/function.ts";
 import { type Pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
 import { REGION_TABLE, regionSignature } from "../jit/compile.ts";
@@ -79,6 +80,10 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
             f.set(link, f.place(State.NO_LINK));
             raiseNow(f, lookup, leave);
           });
+          // Where the code segment ends instructions are run one by one, with their length looked at before.
+          f.if(f.s64(State.MODE_KEY).and(KEY_LIMITED | SINGLE).eq(KEY_LIMITED), () => {
+            f.if(entry.i64(0).ne(linear.and(-4096)), () => leave(Leave.ATTENTION));
+          });
         },
       );
       const key = f.i64(physical.or(f.s64(State.MODE_KEY)));
@@ -134,6 +139,8 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
                 f.set(link, block.add(Block.LINK));
                 f.br(lookup);
               });
+              // The interpreter knows which segment an address that is not canonical was reached through.
+              f.if(f.s32(State.NOT_CANONICAL), () => f.set32(State.FAULT, Fault.RETRY));
               // RIP is the instruction's: a micro-op of offset 0.
               f.set(op, f.place(State.GPR + Reg.ZERO * 8));
               f.set(interpret, f.s32(State.FAULT).eq(Fault.RETRY));
@@ -169,6 +176,7 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
         f.set64(State.RIP, f.s64(State.RIP).add(op.u16w(Op.OFFSET)));
         f.if(kind.eq(Fault.EXIT), () => leave(f.s32(State.EXIT)));
         f.brIf(lookup, kind.eq(Fault.RETRY));
+        f.if(op.u8(Op.AUX).eq(Seg.SS), () => f.do(stackFault));
         raiseNow(f, lookup, leave);
       });
     });

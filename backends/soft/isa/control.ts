@@ -125,6 +125,7 @@ op("enter", "C8", "Iw Ib", (e) => {
     e.storeStack(sp, e.bits, frame);
   });
   f.set(sp, sp.sub(size));
+  e.probeStack(sp, e.bits);
   e.setStackPointer(sp);
   setFramePointer(e, frame);
 }, { ...stack, system: true });
@@ -161,63 +162,78 @@ export function interruptWindow(e: Emitter): void {
 
 // Jumps and calls.
 const near = { modal: true, size64: "f64", ends: true } as const;
+const codeLimit = State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.LIMIT;
+/** A branch beyond the limit of the code segment faults itself (SDM vol. 2, JMP, Jcc, LOOP, CALL). */
+function relativeTarget(e: Emitter, taken: I32 | null): void {
+  if (!e.limitsBranches) return;
+  const beyond = e.branchTarget(0).gtU(e.f.s32(codeLimit).i64u());
+  e.raiseIf(taken === null ? beyond : taken.and(beyond), Vector.GP, 0);
+}
+const conditional = (e: Emitter, condition: I32) => {
+  const taken = e.limitsBranches ? e.f.i32(condition) : condition;
+  relativeTarget(e, taken);
+  e.branch(taken, 0);
+};
 for (let cc = 0; cc < 16; cc++) {
   const hex = cc.toString(16).toUpperCase();
-  op(`j${hex}`, `7${hex}`, "Jb", (e) => e.branch(e.condition(cc), 0), near);
-  op(`j${hex}`, `0F 8${hex}`, "Jz", (e) => e.branch(e.condition(cc), 0), near);
+  op(`j${hex}`, `7${hex}`, "Jb", (e) => conditional(e, e.condition(cc)), near);
+  op(`j${hex}`, `0F 8${hex}`, "Jz", (e) => conditional(e, e.condition(cc)), near);
 }
-op("jmp", "EB", "Jb", (e) => e.branch(null, 0), near);
-op("jmp", "E9", "Jz", (e) => e.branch(null, 0), near);
-/** In 64-bit mode a branch to an address that is not canonical faults itself (SDM vol. 2, JMP, CALL, RET). */
-function canonicalTarget(e: Emitter, target: I64): void {
+const jump: Emit = (e) => {
+  relativeTarget(e, null);
+  e.branch(null, 0);
+};
+op("jmp", "EB", "Jb", jump, near);
+op("jmp", "E9", "Jz", jump, near);
+/** So does one to an address that is not canonical in 64-bit mode. */
+function indirectTarget(e: Emitter, target: I64): void {
   if (e.mode === 64) e.raiseIf(target.shl(16).shrS(16).ne(target), Vector.GP, 0);
+  else if (e.limitsBranches) e.raiseIf(target.zx(e.bits).gtU(e.f.s32(codeLimit).i64u()), Vector.GP, 0);
 }
 op("jmp_indirect", "FF /4", "Ev", (e) => {
   const target = e.readUnsigned(0);
-  canonicalTarget(e, target);
+  indirectTarget(e, target);
   e.jumpIndirect(target);
 }, near);
 op("call", "E8", "Jz", (e) => {
+  relativeTarget(e, null);
   e.push(e.nextRip(), e.bits);
   e.branch(null, 0);
 }, near);
 op("call_indirect", "FF /2", "Ev", (e) => {
   const target = e.readUnsigned(0);
-  canonicalTarget(e, target);
+  indirectTarget(e, target);
   e.push(e.nextRip(), e.bits);
   e.jumpIndirect(target);
 }, near);
 op("ret", "C3", "", (e) => {
   const target = e.peek(e.bits);
-  canonicalTarget(e, target);
+  indirectTarget(e, target);
   e.adjustStack(e.bits >> 3);
   e.jumpIndirect(target);
 }, near);
 op("ret_drop", "C2", "Iw", (e) => {
   const target = e.peek(e.bits);
-  canonicalTarget(e, target);
+  indirectTarget(e, target);
   e.adjustStack(e.immediate(0).and(0xffff).add(e.bits >> 3));
   e.jumpIndirect(target);
 }, near);
 
 const counter = (e: Emitter): I64 => e.reg(Reg.CX).zx(e.addressBits);
-function countDown(e: Emitter): I64 {
+/** Counts down, and branches when the count is not 0 and `flag` holds. */
+function loop(e: Emitter, flag: I32 | null): void {
   const { f } = e;
   const next = f.i64(e.reg(Reg.CX).sub(1).zx(e.addressBits));
+  const taken = f.i32(flag === null ? next.ne(0) : next.ne(0).and(flag));
+  relativeTarget(e, taken);
   e.setReg(Reg.CX, e.addressBits === 16 ? e.reg(Reg.CX).and(~0xffff).or(next) : next);
-  return next;
+  e.branch(taken, 0);
 }
 const counted = { ...near, addressSized: true } as const;
-op("loopne", "E0", "Jb", (e) => {
-  const zf = e.f.i32(e.condition(5));
-  e.branch(e.f.i32(countDown(e).ne(0).and(zf)), 0);
-}, counted);
-op("loope", "E1", "Jb", (e) => {
-  const zf = e.f.i32(e.condition(4));
-  e.branch(e.f.i32(countDown(e).ne(0).and(zf)), 0);
-}, counted);
-op("loop", "E2", "Jb", (e) => e.branch(e.f.i32(countDown(e).ne(0)), 0), counted);
-op("jcxz", "E3", "Jb", (e) => e.branch(counter(e).eqz(), 0), counted);
+op("loopne", "E0", "Jb", (e) => loop(e, e.condition(5)), counted);
+op("loope", "E1", "Jb", (e) => loop(e, e.condition(4)), counted);
+op("loop", "E2", "Jb", (e) => loop(e, null), counted);
+op("jcxz", "E3", "Jb", (e) => conditional(e, counter(e).eqz()), counted);
 
 // Far transfers: the selector stands above the offset.
 const far = { system: true, ends: true, modal: true } as const;
@@ -240,12 +256,12 @@ const farPointer = (e: Emitter): [I32, I64] => {
   const selector = e.loadUnsigned(f.i64(address.add(e.bits >> 3)), 16);
   return [selector.i32(), offset];
 };
-op("jmp_far_indirect", "FF /5 modm", "M", (e) => {
+op("jmp_far_indirect", "FF /5 modm", "Mp", (e) => {
   const [selector, offset] = farPointer(e);
   e.f.do(farJump, selector, offset);
   leaveWith(e);
 }, far);
-op("call_far_indirect", "FF /3 modm", "M", (e) => {
+op("call_far_indirect", "FF /3 modm", "Mp", (e) => {
   const [selector, offset] = farPointer(e);
   e.f.do(farCall, selector, offset, e.bits >> 3, e.nextRip());
   leaveWith(e);

@@ -581,7 +581,7 @@ op("xlat", "D7", "AL", (e) => {
   const place = e.reg(Reg.BX).add(e.readUnsigned(0));
   e.write(0, e.load(implicitAddress(e, place, 1, false), 8));
 }, { addressSized: true, modal: true, system: true });
-op("bound", "62 /r modm", "Gv M", (e) => {
+op("bound", "62 /r modm", "Gv Ma", (e) => {
   const address = e.address(1);
   const index = e.read(0);
   const lower = e.load(address, e.bits);

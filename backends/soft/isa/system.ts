@@ -299,13 +299,13 @@ const tables: [number, number, number][] = [
   [1, State.IDTR_BASE, State.IDTR_LIMIT],
 ];
 for (const [n, baseField, limitField] of tables) {
-  op(`store_table${n}`, `0F 01 /${n} modm`, "M", (e) => {
+  op(`store_table${n}`, `0F 01 /${n} modm`, "Ms", (e) => {
     const { f } = e;
     const address = e.address(0);
     e.store(f.i64(address.add(2)), e.mode === 64 ? 64 : 32, f.s64(baseField));
     e.store(address, 16, f.s32(limitField).i64u());
   }, { ...system, modal: true });
-  op(`load_table${n}`, `0F 01 /${n + 2} modm`, "M", (e) => {
+  op(`load_table${n}`, `0F 01 /${n + 2} modm`, "Ms", (e) => {
     const { f } = e;
     privileged(e);
     const address = e.address(0);
@@ -382,11 +382,11 @@ const loadFarPointer = (segment: number): Emit => (e) => {
   e.write(0, offset);
   e.endBlock();
 };
-op("les", "C4 /r modm", "Gv M", loadFarPointer(Seg.ES), { ...ending, only: "legacy" });
-op("lds", "C5 /r modm", "Gv M", loadFarPointer(Seg.DS), { ...ending, only: "legacy" });
-op("lss", "0F B2 /r modm", "Gv M", loadFarPointer(Seg.SS), ending);
-op("lfs", "0F B4 /r modm", "Gv M", loadFarPointer(Seg.FS), ending);
-op("lgs", "0F B5 /r modm", "Gv M", loadFarPointer(Seg.GS), ending);
+op("les", "C4 /r modm", "Gv Mp", loadFarPointer(Seg.ES), { ...ending, only: "legacy" });
+op("lds", "C5 /r modm", "Gv Mp", loadFarPointer(Seg.DS), { ...ending, only: "legacy" });
+op("lss", "0F B2 /r modm", "Gv Mp", loadFarPointer(Seg.SS), ending);
+op("lfs", "0F B4 /r modm", "Gv Mp", loadFarPointer(Seg.FS), ending);
+op("lgs", "0F B5 /r modm", "Gv Mp", loadFarPointer(Seg.GS), ending);
 op("swapgs", "0F 01 /7 mod3 rm0", "", (e) => {
   const { f } = e;
   privileged(e);
@@ -452,7 +452,7 @@ const random: Emit = (e) => {
 op("rdrand", "NP 0F C7 /6 mod3", "Ev", random, system);
 op("rdrand", "66 0F C7 /6 mod3", "Ev", random, system);
 
-op("cmpxchg16b", "0F C7 /1 modm", "M", (e) => {
+op("cmpxchg16b", "0F C7 /1 modm", "Mdq", (e) => {
   const { f } = e;
   // 8 bytes without REX.W: its own row would need the operand size to choose.
   const wide = e.bits === 64;

@@ -555,6 +555,10 @@ export class RegionEmitter extends Emitter {
   jumpTo(rip: I64): void {
     this.f.set(this.exitRip, rip);
   }
+  readonly limitsBranches = false;
+  branchTarget(): I64 {
+    throw new Error("a region whose code segment has a limit");
+  }
   branch(taken: I32 | null): void {
     this.taken = taken;
   }

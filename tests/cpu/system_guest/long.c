@@ -694,6 +694,45 @@ static void contexts(void) {
   pcid_result("pcide off", try(set_cr4));
 }
 
+/* Addresses that are not canonical: #SS through SS, #GP otherwise. At CPL 3, so that frames have a stack. */
+#define STRANGE(name, code) static void name(void) { __asm__ volatile("mov $1, %edx; shl $47, %rdx; add $64, %rdx; mov %rsp, %rax;" code "; int $0x80"); }
+#define BAD_SP "mov %rdx, %rsp;"
+#define BAD_BP "mov %rdx, %rbp;"
+/* A loop long enough to be compiled, whose last round has the address. */
+#define LAST(moves, code) "mov %rsp, %rbp; mov $300000, %ecx; 1: cmp $1, %ecx;" moves code "; dec %ecx; jnz 1b"
+STRANGE(c_push, BAD_SP "push %rax") STRANGE(c_push16, BAD_SP "pushw %ax") STRANGE(c_pop, BAD_SP "pop %rax") STRANGE(c_call, BAD_SP "call 1f; nop; 1:")
+STRANGE(c_ret, BAD_SP "ret") STRANGE(c_pushf, BAD_SP "pushf") STRANGE(c_popf, BAD_SP "popf") STRANGE(c_enter, BAD_SP "enter $8, $0")
+STRANGE(c_leave, BAD_BP "leave") STRANGE(c_iret, BAD_SP "iretq") STRANGE(c_lret, BAD_SP "lretq") STRANGE(c_lcall, "push $0x2b; push %rax;" "mov %rsp, %rax;" BAD_SP "rex.W lcall *(%rax)")
+STRANGE(c_sp, BAD_SP "mov (%rsp), %eax") STRANGE(c_bp, BAD_BP "mov %eax, 8(%rbp)") STRANGE(c_index, BAD_BP "mov (%rax,%rbp), %eax")
+STRANGE(c_dx, "mov (%rdx), %eax") STRANGE(c_ds, BAD_BP "mov %ds:(%rbp), %eax") STRANGE(c_fs, BAD_BP "mov %fs:(%rbp), %eax")
+STRANGE(c_ss, "mov %ss:(%rdx), %eax") STRANGE(c_movups, BAD_BP "movups (%rbp), %xmm0") STRANGE(c_movups_to, BAD_BP "movups %xmm0, (%rbp)")
+STRANGE(c_lock, BAD_BP "lock incl (%rbp)") STRANGE(c_16b, BAD_BP "lock cmpxchg16b (%rbp)") STRANGE(c_fxsave, BAD_BP "fxsave (%rbp)")
+STRANGE(c_fild, BAD_BP "fildl (%rbp)") STRANGE(c_push_m, "push (%rdx)") STRANGE(c_push_sp, BAD_SP "push (%rax)") STRANGE(c_pop_m, "pop (%rdx)")
+STRANGE(c_pop_sp, BAD_SP "pop (%rax)") STRANGE(c_movs, "mov %rdx, %rsi; mov %rax, %rdi; movsb") STRANGE(c_jmp, BAD_BP "jmp *(%rbp)") STRANGE(c_hot_bp, LAST("cmove %rdx, %rbp;", "mov (%rbp), %eax")) STRANGE(c_hot_to, LAST("cmove %rdx, %rbp;", "mov %al, -8(%rbp)"))
+STRANGE(c_hot_dx, LAST("mov %rbp, %rsi; cmove %rdx, %rsi;", "mov (%rsi), %eax")) STRANGE(c_hot_sp, LAST("cmove %rdx, %rsp;", "push %rax; pop %rax")) STRANGE(c_hot_x, LAST("cmove %rdx, %rbp;", "movups (%rbp), %xmm0"))
+static void not_canonical(void) {
+  static const struct { const char *name; void (*f)(void); } all[] = {
+    {"push", c_push}, {"push16", c_push16}, {"pop", c_pop}, {"call", c_call}, {"ret", c_ret}, {"pushf", c_pushf},
+    {"popf", c_popf}, {"enter", c_enter}, {"leave", c_leave}, {"iret", c_iret}, {"lret", c_lret}, {"lcall", c_lcall},
+    {"(rsp)", c_sp}, {"(rbp)", c_bp}, {"ds:(rbp)", c_ds}, {"movups from (rbp)", c_movups},
+    {"movups to (rbp)", c_movups_to}, {"lock (rbp)", c_lock}, {"cmpxchg16b (rbp)", c_16b}, {"fxsave (rbp)", c_fxsave},
+    {"fild (rbp)", c_fild}, {"push m, rsp", c_push_sp}, {"pop m, rsp", c_pop_sp}, {"jmp (rbp)", c_jmp},
+    {"hot (rbp)", c_hot_bp}, {"hot to (rbp)", c_hot_to}, {"hot rsp", c_hot_sp}, {"hot movups", c_hot_x},
+    {0},
+    {"(rdx)", c_dx}, {"(rax,rbp)", c_index}, {"fs:(rbp)", c_fs}, {"ss:(rdx)", c_ss}, {"push (rdx)", c_push_m},
+    {"pop (rdx)", c_pop_m}, {"movs", c_movs}, {"hot (rsi)", c_hot_dx},
+  };
+  for (unsigned i = 0; i < sizeof all / sizeof *all; i++) {
+    if (!all[i].name) {
+      print("stack end\n");
+      continue;
+    }
+    print(all[i].name);
+    user_result(try_user((void (*)(void))all[i].f));
+    print("\n");
+  }
+}
+
 static void alone(void) {
   for (unsigned i = 0; i < sizeof strict / sizeof *strict; i++) {
     print(strict[i].name);
@@ -701,6 +740,7 @@ static void alone(void) {
     print("\n");
   }
   contexts();
+  not_canonical();
   exceptions();
 }
 
