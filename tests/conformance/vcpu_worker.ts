@@ -22,7 +22,7 @@ let partition: Partition | null = null;
 let vcpu: Vcpu | null = null;
 let controllers: Controllers | null = null;
 let words: Int32Array = new Int32Array(Shared.WORDS);
-/** More exits than any behaviour has. */
+/** More exits than any behaviour has without being interrupted. */
 const MAX_EXITS = 200_000;
 
 self.onmessage = async ({ data: request }) => {
@@ -73,7 +73,7 @@ function loop(vcpu: Vcpu, request: RunRequest, log: string[], answers: number[])
   const answer = (from: number, size: number) => {
     for (let i = 0; i < size; i++) vcpu.bytes[from + i] = answers.shift() ?? 0xff;
   };
-  for (let exits = 0; exits < MAX_EXITS; exits++) {
+  for (let exits = 0, since = 0; since < MAX_EXITS; exits++, since++) {
     const reason = vcpu.run();
     const { size, dataOffset } = vcpu;
     switch (reason) {
@@ -113,6 +113,7 @@ function loop(vcpu: Vcpu, request: RunRequest, log: string[], answers: number[])
         vcpu.msrFault = request.msrFault ? 1 : 0;
         break;
       case Exit.INTERRUPTED:
+        since = 0;
         count(Shared.INTERRUPTED);
         if (Atomics.load(words, Shared.STOP) !== 0) return EXIT_NAMES[reason];
         break;
