@@ -17,6 +17,7 @@ import { defineWideArithmetic } from "./isa/wide.ts";
 import { defineFloatingPoint } from "./sse/define.ts";
 import { transcendentalImport } from "./x87/import.ts";
 import { DEFAULT_THRESHOLD, NEVER, RegionJit } from "./jit/compile.ts";
+import { Lockstep, type RegionFunction } from "./jit/lockstep.ts";
 import {
   Block,
   BlockTable,
@@ -52,6 +53,11 @@ export interface Exports {
   update_mode(): void;
   read_flags(): number;
   write_flags(value: number, mask: number): void;
+}
+
+/** What makes a core one that {@link Lockstep} compares with: it has no JIT, and its memory is a sandbox. */
+export interface Shadow {
+  readonly sandbox: (address: number) => number;
 }
 
 interface CachedBlock {
@@ -90,11 +96,13 @@ export class Core implements HandlerSource {
   /** Null when it is switched off. */
   readonly jit: RegionJit | null;
   private readonly threshold: number;
+  /** Compares the JIT's regions with the interpreter, in tests. */
+  private readonly lockstep: Lockstep | null = null;
   /** Called when a page becomes code, or stops being it, so that other vCPUs follow. */
   onCodePage: (page: number) => void = () => {};
   onCodeWritten: (page: number) => void = () => {};
 
-  constructor(memory: WebAssembly.Memory, layout: Layout, index: number, imports: Imports) {
+  constructor(memory: WebAssembly.Memory, layout: Layout, index: number, imports: Imports, shadow?: Shadow) {
     this.layout = layout;
     this.base = layout.cpuBase(index);
     this.view = new DataView(memory.buffer);
@@ -126,15 +134,17 @@ export class Core implements HandlerSource {
       ...imports as unknown as Record<string, WebAssembly.ExportValue>,
       ...transcendentalImport(() => this.state),
       code_written: (page: number) => this.codeWritten(page),
+      sandbox_page: (address: number) => (shadow?.sandbox ?? this.lockstep!.page)(address),
     };
     const instance = this.instantiate(module);
     Object.assign(this.linkage, instance.exports);
     this.exports = instance.exports as unknown as Exports;
     this.staleHandler = this.handler("stale", (e) => e.restart());
     this.flushHandlers();
-    const threshold = this.view.getInt32(Shared.JIT_THRESHOLD, true);
+    const threshold = shadow ? -1 : this.view.getInt32(Shared.JIT_THRESHOLD, true);
     this.threshold = threshold > 0 ? threshold : DEFAULT_THRESHOLD;
     this.jit = threshold < 0 ? null : this.makeJit();
+    if (layout.sandbox && this.jit !== null) this.lockstep = new Lockstep(this, memory, layout, index);
   }
 
   private instantiate(module: Module): WebAssembly.Instance {
@@ -300,6 +310,7 @@ export class Core implements HandlerSource {
 
   /** Forgets the blocks of a page; a block that is running stops at its next instruction. */
   dropPage(page: number): void {
+    this.lockstep?.dropPage(page);
     this.jit?.dropPage(page);
     const blocks = this.blocksOf.get(page);
     if (!blocks) return;
@@ -342,7 +353,8 @@ export class Core implements HandlerSource {
       blockAt: (physical, mode) => this.blockAt(physical, mode),
       fetched: (linear) => this.fetched(linear),
       dropAll: () => this.dropAll(),
-    }, this.threshold === 1);
+      compared: (region) => (this.lockstep === null ? region : this.lockstep.wrap(region as RegionFunction)),
+    }, this.threshold);
   }
 
   /** A block's HEAT is used up: {@link Leave.HOT}. */

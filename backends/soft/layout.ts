@@ -18,10 +18,16 @@ export const Shared = {
   JIT_THRESHOLD: SHARED + 12,
   /** f64: milliseconds (performance.timeOrigin + now) at which the TSC read 0. */
   EPOCH: SHARED + 16,
+  /** i32 each, for tests: see test_mode.ts. */
+  BUDGET: SHARED + 24,
+  FLUSH: SHARED + 28,
+  LOCKSTEP: SHARED + 32,
   /** Regions of guest memory: u64 guest address, u64 bytes, u64 address in this memory, u32 read-only, u32 0. */
   REGIONS: SHARED + 64,
   REGION_BYTES: 32,
   MAXIMUM_REGIONS: 32,
+  /** f64: {@link import("./test_mode.ts").LockstepCounts}. */
+  LOCKSTEP_COUNTS: SHARED + 64 + 32 * 32,
 } as const;
 
 /** Bits of a physical page's attribute byte; the bytes are indexed by (address in this memory - RAM) / 4096. */
@@ -169,6 +175,8 @@ export const State = {
    */
   CODE_LIMITS: 3856, // 16 bytes each
   SPEC_CTRL: 3848,
+  /** i32: 1 while memory is that of the sandbox: see jit/lockstep.ts. */
+  SANDBOX: 3856,
   BYTES: 4096,
 } as const;
 
@@ -263,6 +271,8 @@ export interface Layout {
   ramBase: number;
   total: number;
   memory64: boolean;
+  /** Where regions are run for comparison, or 0: see test_mode.ts. */
+  sandbox: number;
 }
 
 /** Computes the layout. */
@@ -281,5 +291,6 @@ export function layoutFor(cpus: number, ram: number): Layout {
     ramBase,
     total,
     memory64: total > 0xffff_0000,
+    sandbox: 0,
   };
 }

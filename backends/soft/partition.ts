@@ -16,6 +16,7 @@ import type {
 } from "../../core/hypervisor.ts";
 import { type Layout, layoutFor, PageAttribute, Shared } from "./layout.ts";
 import { Mailbox } from "./mailbox.ts";
+import { testMode, withSandbox, writeTestMode } from "./test_mode.ts";
 import { SoftVcpu } from "./vcpu.ts";
 
 const NOT_OURS: Interrupts = { setLine() {}, signalMessage() {} };
@@ -36,10 +37,15 @@ export class SoftPartition implements Partition {
   constructor(config: PartitionConfig, memory?: WebAssembly.Memory) {
     this.config = config;
     this.isMaker = memory === undefined;
-    this.layout = layoutFor(config.cpus, Math.ceil(config.memory / 4096) * 4096);
+    const ram = Math.ceil(config.memory / 4096) * 4096;
+    const compared = memory ? new DataView(memory.buffer).getInt32(Shared.LOCKSTEP, true) : testMode.lockstep;
+    this.layout = compared ? withSandbox(layoutFor, config.cpus, ram) : layoutFor(config.cpus, ram);
     this.wasmMemory = memory ?? makeMemory(this.layout);
     this.view = new DataView(this.wasmMemory.buffer);
-    if (!memory) this.view.setFloat64(Shared.EPOCH, config.epoch ?? monotonicNow(), true);
+    if (!memory) {
+      this.view.setFloat64(Shared.EPOCH, config.epoch ?? monotonicNow(), true);
+      writeTestMode(this.view);
+    }
     this.mailbox = new Mailbox(this.wasmMemory, this.layout);
     const bytes = new Uint8Array(this.wasmMemory.buffer);
     const attributes = this.layout.pageAttributes;

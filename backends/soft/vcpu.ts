@@ -23,7 +23,7 @@ import { type Layout, Reg, Seg, Segment, Shared, State } from "./layout.ts";
 import type { Mailbox } from "./mailbox.ts";
 import { readMsr, SPEC_CTRL, SPEC_CTRL_BITS, writeMsr } from "./msr.ts";
 
-/** Instructions between two looks at timers and requests. */
+/** Instructions between two looks at timers and requests, where no test wants others. */
 const BUDGET = 100_000;
 /** Bytes of the longest instruction. */
 const MAXIMUM_LENGTH = 15;
@@ -76,6 +76,8 @@ export class SoftVcpu implements Vcpu {
   private readonly cpus: number;
   /** Milliseconds from the partition's making to this Worker's time origin. */
   private readonly clockOrigin: number;
+  private readonly budget: number;
+  private readonly flushing: boolean;
   private apic: LocalInterruptController | null = null;
   /** What the last exit waits for. */
   private pending: "nothing" | "access" | "msr" = "nothing";
@@ -93,7 +95,10 @@ export class SoftVcpu implements Vcpu {
     this.words = new Int32Array(memory.buffer, base, State.BYTES / 4);
     this.bytes = new Uint8Array(memory.buffer, base, State.BYTES);
     this.view = this.state;
-    this.clockOrigin = performance.timeOrigin - new DataView(memory.buffer).getFloat64(Shared.EPOCH, true);
+    const shared = new DataView(memory.buffer);
+    this.clockOrigin = performance.timeOrigin - shared.getFloat64(Shared.EPOCH, true);
+    this.budget = shared.getInt32(Shared.BUDGET, true) || BUDGET;
+    this.flushing = shared.getInt32(Shared.FLUSH, true) !== 0;
     this.cpuidContext = { index, cpus: layout.cpus, osxsave: false, x2apic: false };
     this.core = new Core(memory, layout, index, {
       cpuid: () => this.cpuid(),
@@ -201,7 +206,8 @@ export class SoftVcpu implements Vcpu {
         continue;
       }
       core.jit?.poll();
-      const left = core.exports.run(BUDGET);
+      if (this.flushing) core.exports.flush_tlb();
+      const left = core.exports.run(this.budget);
       if (left === Leave.DECODE) this.decode(state.getBigUint64(State.MODE_KEY, true));
       else if (left === Leave.HOT) core.hot();
       else if (left > Leave.ATTENTION) {

@@ -88,6 +88,8 @@ export const fetchTranslate = declare("fetch_translate", [Type.i64], Type.i64);
 export const codeWritten = declare("code_written", [Type.i32], null);
 /** Notes the content of a page of RAM that becomes code: (number). */
 export const notePage = declare("note_page", [Type.i32], null);
+/** JavaScript's, where regions are compared: the address of a page in this memory -> that of the page in its stead. */
+export const sandboxPage = declare("sandbox_page", [Type.i32], Type.i32);
 const hashPage = declare("hash_page", [Type.i32], Type.i64);
 const pageFault = declare("page_fault", [Type.i64, Type.i32], Type.i64);
 
@@ -135,7 +137,14 @@ export function defineMmu(module: Module, target: Target): void {
         f.brIf(none, left.eqz());
         const offset = f.i64(address.sub(region.i64(0)));
         f.if(offset.ltU(region.i64(8)).and(region.i32(24).and(write).eqz()), () => {
-          f.return(pointerOf(offset.add(region.i64(16))));
+          const host = f.pointer(pointerOf(offset.add(region.i64(16))));
+          if (target.layout.sandbox) {
+            f.if(f.s32(State.SANDBOX), () => {
+              const page = f.i32(f.call32(sandboxPage, host.low().and(-4096)));
+              f.return(pointerOf32(page.or(host.low().and(4095))));
+            });
+          }
+          f.return(host);
         });
         f.set(region, region.add(Shared.REGION_BYTES));
         f.set(left, left.sub(1));

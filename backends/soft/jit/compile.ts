@@ -56,6 +56,8 @@ export interface RegionHost {
   pageOf(host: number): number;
   /** Forgets all blocks; calls {@link RegionJit.dropAll}. */
   dropAll(): void;
+  /** The region, or for tests one that compares it first. */
+  compared(region: CallableFunction): CallableFunction;
 }
 
 interface Hot {
@@ -94,8 +96,8 @@ export class RegionJit {
   private readonly pages = new Map<number, bigint[]>();
   private readonly byKey = new Map<bigint, number>();
 
-  /** @param eager compile what becomes hot at once: for tests */
-  constructor(private readonly host: RegionHost, private readonly eager: boolean) {
+  /** @param threshold runs of a block before it is compiled; at 1 that is done at once, for tests */
+  constructor(private readonly host: RegionHost, private readonly threshold: number) {
     const module = new Module();
     defineRegionSupport(module, host.target);
     host.link(host.instantiate(module).exports);
@@ -110,13 +112,17 @@ export class RegionJit {
     const after = this.host.fetched(linear + 4096n);
     if (this.queue.length === 0) this.waitingSince = performance.now();
     this.queue.push({ physical, mode, before, after });
-    if (this.eager) this.compile(this.queue.splice(0));
+    if (this.threshold === 1) this.flush();
   }
 
   /** To be called between runs: compiles when enough is waiting, or something has waited long enough. */
   poll(): void {
     if (this.queue.length === 0) return;
     if (this.queue.length < BATCH && performance.now() - this.waitingSince < PATIENCE) return;
+    this.flush();
+  }
+
+  private flush(): void {
     if (this.statistics.regions + this.queue.length > MAXIMUM_REGIONS) {
       this.host.dropAll();
       return;
@@ -161,7 +167,7 @@ export class RegionJit {
       const { exports } = host.instantiate(module);
       while (host.table.length <= REGION_TABLE + this.next) host.table.grow(1024);
       for (const { number, pages, physical, mode } of made) {
-        host.table.set(REGION_TABLE + number, exports[`r${number}`] as never);
+        host.table.set(REGION_TABLE + number, host.compared(exports[`r${number}`] as CallableFunction) as never);
         const key = BigInt(physical) | mode;
         this.byKey.set(key, number);
         for (const page of pages) {
@@ -204,6 +210,6 @@ export class RegionJit {
     // The entry's block may be of another page, and stay.
     const physical = Number(key & PHYSICAL);
     const block = host.blockAt(physical, key & ~PHYSICAL);
-    if (block !== 0) host.view.setInt32(block + Block.HEAT, DEFAULT_THRESHOLD, true);
+    if (block !== 0) host.view.setInt32(block + Block.HEAT, this.threshold, true);
   }
 }
