@@ -95,8 +95,7 @@ for (const backend of backends) {
   const name = `hv run on ${backend}: the Debian disk, to a login, a written file, poweroff, and clean`;
   Deno.test({
     name,
-    ignore: needs(Deno.uid() === 0 && which("mmdebstrap") !== null, name, "needs root and Debian's mmdebstrap") ||
-      needs(backend !== "soft" || Deno.env.has("HV_LONG"), name, "takes minutes: deno task test --long"),
+    ignore: needs(Deno.uid() === 0 && which("mmdebstrap") !== null, name, "needs root and Debian's mmdebstrap"),
     fn: async () => {
       await withDisk(await debianDisk(), async (image) => {
         await using terminal = run(image, "--memory", "512M");
