@@ -1,11 +1,15 @@
 /**
  * Bytes from thread to thread through shared memory: the console's two directions. Any number of writers (a guest may
  * talk on two consoles at once), one reader; nobody waits for room or for bytes inside.
+ *
+ * A thread that looks for room before it lets a device push a byte may find others at the same: between its look and its
+ * push each of them pushes as well. So a ring looks full to all who ask while it still takes what they have asked for.
  */
 
 const HEAD = 0; // bytes ever written, modulo 2^32
 const TAIL = 1; // bytes ever read, modulo 2^32
 const WRITER = 2; // 1 while somebody writes
+const RESERVE = 3; // bytes that only push() takes
 const HEADER_WORDS = 16;
 
 /** A byte queue over a SharedArrayBuffer. */
@@ -16,6 +20,8 @@ export class ByteRing {
   readonly words: Int32Array<SharedArrayBuffer>;
   private readonly bytes: Uint8Array;
   private readonly mask: number;
+  /** Bytes from which on the ring is full to all but {@link push}. */
+  private readonly limit: number;
 
   /** @param buffer from {@link ByteRing.allocate} */
   constructor(buffer: SharedArrayBuffer) {
@@ -23,11 +29,17 @@ export class ByteRing {
     this.words = new Int32Array(buffer, 0, HEADER_WORDS);
     this.bytes = new Uint8Array(buffer, HEADER_WORDS * 4);
     this.mask = this.bytes.length - 1;
+    this.limit = this.bytes.length - this.words[RESERVE];
   }
 
-  /** @param capacity bytes; a power of two */
-  static allocate(capacity: number): SharedArrayBuffer {
-    return new SharedArrayBuffer(HEADER_WORDS * 4 + capacity);
+  /**
+   * @param capacity bytes; a power of two
+   * @param pushers threads that look for room before they {@link push} a byte
+   */
+  static allocate(capacity: number, pushers = 0): SharedArrayBuffer {
+    const buffer = new SharedArrayBuffer(HEADER_WORDS * 4 + capacity);
+    new Int32Array(buffer)[RESERVE] = pushers;
+    return buffer;
   }
 
   /** Bytes waiting to be read. */
@@ -35,17 +47,17 @@ export class ByteRing {
     return (Atomics.load(this.words, HEAD) - Atomics.load(this.words, TAIL)) | 0;
   }
 
-  /** Bytes that can be written now. */
+  /** Bytes that {@link write} takes now. */
   get room(): number {
-    return this.bytes.length - this.length;
+    return Math.max(0, this.limit - this.length);
   }
 
   /** Whether there was no room a moment ago: plain reads, for a hot path that asks again later. */
   get seemsFull(): boolean {
-    return ((this.words[HEAD] - this.words[TAIL]) | 0) >= this.bytes.length;
+    return ((this.words[HEAD] - this.words[TAIL]) | 0) >= this.limit;
   }
 
-  /** Writes one byte; false when there is no room. */
+  /** Writes one byte, also into the reserve of those who had seen room; false when there is none at all. */
   push(byte: number): boolean {
     this.lockWriters();
     const head = Atomics.load(this.words, HEAD);
@@ -78,7 +90,7 @@ export class ByteRing {
   write(source: Uint8Array, start = 0, end: number = source.length): number {
     this.lockWriters();
     const head = Atomics.load(this.words, HEAD);
-    const count = Math.min(end - start, this.bytes.length - ((head - Atomics.load(this.words, TAIL)) | 0));
+    const count = Math.min(end - start, Math.max(0, this.limit - ((head - Atomics.load(this.words, TAIL)) | 0)));
     for (let i = 0; i < count; i++) this.bytes[(head + i) & this.mask] = source[start + i];
     if (count > 0) Atomics.store(this.words, HEAD, (head + count) | 0);
     Atomics.store(this.words, WRITER, 0);

@@ -43,3 +43,25 @@ Deno.test("two threads that write lose nothing", async () => {
   assert.deepEqual(counts, [each, each]);
   for (const worker of workers) worker.terminate();
 });
+
+Deno.test("threads that look for room before they push lose nothing, however many saw the same byte", async () => {
+  const pushers = 4;
+  const each = 30_000;
+  const ring = new ByteRing(ByteRing.allocate(64, pushers));
+  const lost = new Int32Array(new SharedArrayBuffer(4));
+  const workers = Array.from({ length: pushers }, (_, mark) => {
+    const worker = new Worker(new URL("./byte_ring_test_worker.ts", import.meta.url), { type: "module" });
+    worker.postMessage({ buffer: ring.buffer, mark, count: each, lost });
+    return worker;
+  });
+  const chunk = new Uint8Array(8);
+  const until = performance.now() + 60_000;
+  let got = 0;
+  while (got + Atomics.load(lost, 0) < pushers * each && performance.now() < until) {
+    const count = ring.read(chunk);
+    got += count;
+    if (count === 0) await new Promise((resolve) => setTimeout(resolve, 0));
+  }
+  for (const worker of workers) worker.terminate();
+  assert.deepEqual([got, lost[0]], [pushers * each, 0]);
+});

@@ -176,7 +176,7 @@ export class Machine {
         registers: RegisterFile.allocate(),
         control: this.control.words.buffer,
         consoleInput: ByteRing.allocate(CONSOLE_RING_BYTES),
-        consoleOutput: ByteRing.allocate(CONSOLE_RING_BYTES),
+        consoleOutput: ByteRing.allocate(CONSOLE_RING_BYTES, config.cpus),
         bootState: new SharedArrayBuffer(X64_STATE_BYTES),
         ioWaker: waker.handle,
       };
