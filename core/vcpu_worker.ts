@@ -6,6 +6,7 @@ import { ByteRing } from "./byte_ring.ts";
 import { Command, Control, EndReason, WorkerState } from "./control.ts";
 import type { BackendName, Vcpu, VcpuFailure } from "./hypervisor.ts";
 import { LoopEnd, runVcpu } from "./vcpu_loop.ts";
+import { afterFirmware } from "./x64_state.ts";
 
 /** What the control thread posts: what to load while the rest is not known yet, then the machine to join. */
 export type VcpuWorkerMessage = { backend: BackendName } | { blueprint: Blueprint; index: number };
@@ -58,7 +59,7 @@ function drive(vcpu: Vcpu, blueprint: Blueprint, control: Control, index: number
   // A copy that is not shared: backends hand it to system calls.
   const powerOn = new ArrayBuffer(blueprint.bootState.byteLength);
   if (index > 0) vcpu.getState(powerOn);
-  let fresh = index === 0;
+  let fresh = true;
   for (;;) {
     const command = control.command;
     if (command === Command.STOP) return;
@@ -73,6 +74,7 @@ function drive(vcpu: Vcpu, blueprint: Blueprint, control: Control, index: number
     }
     if (fresh) {
       if (index === 0) new Uint8Array(powerOn).set(new Uint8Array(blueprint.bootState));
+      else afterFirmware(blueprint.bootState, powerOn);
       vcpu.setState(powerOn);
       fresh = false;
     }

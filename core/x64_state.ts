@@ -74,6 +74,16 @@ export const X64 = {
   MAX_OTHER_MSRS: 160,
 } as const;
 
+/**
+ * Makes the power-on state of another vCPU that of one on which firmware has run, too: with the boot state's MSRs that
+ * have no place of their own, and a TSC of zero, which leaves it in step with vCPU 0's.
+ */
+export function afterFirmware(bootState: ArrayBufferLike, powerOn: ArrayBuffer): void {
+  const others = powerOn.byteLength - X64.OTHER_MSR_COUNT;
+  new Uint8Array(powerOn, X64.OTHER_MSR_COUNT).set(new Uint8Array(bootState, X64.OTHER_MSR_COUNT, others));
+  new DataView(powerOn).setBigUint64(X64.TSC, 0n, true);
+}
+
 /** One segment: base u64, limit u32 (in bytes), selector u16, attributes u16 (bit 15 of which is G; unusable: P = 0). */
 export const SEGMENT_BYTES = 16;
 

@@ -27,6 +27,10 @@ const CR4_PAE = 1n << 5n;
 const EFER_LME = 1n << 8n;
 const EFER_LMA = 1n << 10n;
 
+/** IA32_MTRR_DEF_TYPE (SDM vol. 3, 12.11.2.1): memory is write-back, and the MTRRs are enabled. */
+const MTRR_DEF_TYPE = 0x2ff;
+const MTRR_ENABLED_WRITE_BACK = 0x806n;
+
 /** Limit of {@link gdtEntries}. */
 export const GDT_BYTES = 48;
 
@@ -64,6 +68,17 @@ export function resetState(): ArrayBuffer {
   view.setUint32(X64.XSAVE + 24, 0x1f80, true); // MXCSR
   view.setUint8(X64.XSAVE + 512, 3); // XSTATE_BV: x87 and SSE stand in the image
   return state;
+}
+
+/**
+ * Names in `state` the MSRs that firmware sets on every CPU. With its MTRRs off, Linux does without PAT, too, and maps
+ * what it wants write-combining uncached.
+ */
+export function setFirmwareMsrs(state: ArrayBuffer): void {
+  const view = new DataView(state);
+  view.setUint32(X64.OTHER_MSR_COUNT, 1, true);
+  view.setUint32(X64.OTHER_MSRS, MTRR_DEF_TYPE, true);
+  view.setBigUint64(X64.OTHER_MSRS + 8, MTRR_ENABLED_WRITE_BACK, true);
 }
 
 /** Writes into `state` what the boot protocols say of registers; leaves the rest as it is. */

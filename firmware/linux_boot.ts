@@ -21,7 +21,7 @@ import { type Compression, CompressionError } from "./decompress/mod.ts";
 import { unpackInitrd } from "./decompress/initrd.ts";
 import { E820_RAM, type E820Range, pcMemoryMap } from "./e820.ts";
 import { type ElfSegment, readElf } from "./elf.ts";
-import { enter, gdtEntries, resetState } from "./entry_state.ts";
+import { enter, gdtEntries, resetState, setFirmwareMsrs } from "./entry_state.ts";
 import { extractVmlinux, identifyKernel, type KernelImage, type SetupHeader } from "./kernel.ts";
 import { readPe } from "./pe.ts";
 
@@ -154,6 +154,7 @@ export function prepareLinux(boot: LinuxBoot): PreparedLinux {
     writeStartInfo(memory, initrd, boot.rsdpAddress, map);
   }
   const state = boot.state ?? resetState();
+  setFirmwareMsrs(state);
   enter(state, {
     wide,
     instruction: loadable.entry,

@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { Machine, type MachineOptions, probeBackends } from "../mod.ts";
 import { which } from "./guests/command.ts";
 import { demoDisk } from "./guests/demo_disk.ts";
+import { complaints } from "./guests/kernel_log.ts";
 import { GuestShell } from "./guests/shell.ts";
 import { needs } from "./skip.ts";
 
@@ -20,13 +21,6 @@ const ignore = needs(backends.length > 0, "booting a stock kernel", "no backend 
 function cpuSeconds(): number {
   const fields = Deno.readTextFileSync("/proc/self/stat").replace(/^.*\) /, "").split(" ");
   return (Number(fields[11]) + Number(fields[12])) / 100;
-}
-
-/** The lines of a kernel's log that tell of a defect: of the machine, of its CPU, of its clocks. */
-function complaints(log: string): string[] {
-  return log.split("\n").filter((line) =>
-    /firmware bug|call trace|WARNING:|BUG:|Oops|invalid opcode|unstable|soft lockup/i.test(line)
-  );
 }
 
 const seconds = () => performance.now() / 1000;

@@ -62,6 +62,16 @@ const PLACED_MSRS = [
 /** MSRs that stand elsewhere in the state: FS and GS base in the segments, EFER and APIC base among the controls. */
 const ELSEWHERE = new Set([0xc000_0100, 0xc000_0101, 0xc000_0080, 0x1b]);
 
+/**
+ * MTRRs (SDM vol. 3, 12.11.2), which KVM has but does not list: default type, fixed ranges, and the eight variable ones
+ * of KVM.
+ */
+const MTRRS = [
+  ...[0x2ff, 0x250, 0x258, 0x259],
+  ...Array.from({ length: 8 }, (_, i) => 0x268 + i),
+  ...Array.from({ length: 16 }, (_, i) => 0x200 + i),
+];
+
 /** Hyper-V's MSRs, which CPUID does not offer the guest; some of them are clocks. */
 const isHyperV = (index: number) => index >= 0x4000_0000 && index < 0x4000_1000;
 
@@ -322,12 +332,12 @@ export class StateMover {
   }
 }
 
-/** KVM_GET_MSR_INDEX_LIST: what a snapshot must hold, as KVM sees it. */
+/** KVM_GET_MSR_INDEX_LIST, what a snapshot must hold as KVM sees it, and the MTRRs. */
 export function readMsrIndices(kvmFd: number): number[] {
   const list = new Uint32Array(1024);
   list[0] = list.length - 1;
   check(libc().ioctlBuffer(kvmFd, KvmX64.GET_MSR_INDEX_LIST, list), "reading the list of MSRs");
-  return [...list.subarray(1, 1 + list[0])];
+  return [...new Set([...MTRRS, ...list.subarray(1, 1 + list[0])])];
 }
 
 const MP_STATES = [Kvm.MP_STATE_RUNNABLE, Kvm.MP_STATE_HALTED, Kvm.MP_STATE_INIT_RECEIVED];

@@ -9,6 +9,18 @@ const { DATA } = Layout;
 /** No CPU and no paravirtual interface has this one. */
 const UNKNOWN_MSR = 0x1234_5678;
 
+/** IA32_MTRR_DEF_TYPE (SDM vol. 3, 12.11.2.1) */
+const MTRR_DEF_TYPE = 0x2ff;
+
+/** An MSR without a place of its own, out of a state. */
+function otherMsr(state: ArrayBuffer, index: number): bigint | undefined {
+  const view = new DataView(state);
+  for (let i = 0; i < view.getUint32(X64.OTHER_MSR_COUNT, true); i++) {
+    const at = X64.OTHER_MSRS + i * 16;
+    if (view.getUint32(at, true) === index) return view.getBigUint64(at + 8, true);
+  }
+}
+
 /** Whether this Linux itself runs on QEMU's software CPU, as in the lab. */
 function runsOnTcg(): boolean {
   try {
@@ -206,6 +218,25 @@ export const stateBehaviours: Behaviour[] = [
           assert.equal(second.view.getUint32(DATA + 0x110, true), 0x3f80);
           assert.equal(second.view.getUint16(DATA + 0x114, true), 0x0f7f);
         });
+      }),
+  },
+  {
+    name: "an MTRR that a state names is the guest's, and one that the guest writes is in its state",
+    run: (subject) =>
+      withGuest(subject, async (guest) => {
+        const state = startState(64);
+        const view = new DataView(state);
+        view.setUint32(X64.OTHER_MSR_COUNT, 1, true);
+        view.setUint32(X64.OTHER_MSRS, MTRR_DEF_TYPE, true);
+        view.setBigUint64(X64.OTHER_MSRS + 8, 0x806n, true);
+        const { log, state: after } = await guest.run(64, (code) => {
+          code.mov("eax", 1).bytes(0x0f, 0xa2).mov("eax", "edx").out(0x80, "eax"); // cpuid
+          code.mov("ecx", MTRR_DEF_TYPE).rdmsr().out(0x81, "eax").mov("eax", 0xc06).wrmsr();
+        }, { state, wantState: true });
+        // CPUID 1, EDX bit 12 (SDM vol. 2); the log has bytes as they lie in memory.
+        if ((Number.parseInt(log[0].slice(-6, -4), 16) & (1 << 4)) === 0) throw new Skip("a CPU without MTRRs");
+        assert.equal(log[1], "out 0x81 06080000");
+        assert.equal(otherMsr(after!, MTRR_DEF_TYPE), 0xc06n);
       }),
   },
   {

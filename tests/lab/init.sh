@@ -33,7 +33,7 @@ if [ -n "$disks" ]; then
 fi
 
 export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root DENO_DIR=/deno_dir NO_COLOR=1 LAB=1
-export DENO_NO_UPDATE_CHECK=1 DENO_NO_PROMPT=1
+export DENO_NO_UPDATE_CHECK=1 DENO_NO_PROMPT=1 TMPDIR=/tmp
 port=/dev/ttyS1
 # Held open from here on: the last close of a serial port throws away what has arrived.
 exec 3<>$port
