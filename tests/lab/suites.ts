@@ -70,6 +70,26 @@ function boot(
   };
 }
 
+/** Boots of the demo disk, one after the other, with work on all vCPUs. */
+function soak(cpus: number, boots: number): Suite {
+  return {
+    name: `${boots} boots with ${cpus} vCPUs at work`,
+    long: true,
+    run: async () => {
+      const image = await Deno.makeTempFile({ prefix: `hv-lab-${Deno.pid}-`, suffix: ".img" });
+      try {
+        await copyDisk(await demoDisk(), image);
+        await using machine = await lab({ cpus: 2, disks: [image], echo: true });
+        const command = `deno run -A --no-check tests/guests/soak.ts /dev/vda kvm ${cpus} ${boots}`;
+        const { code, output } = await machine.run(command, 200 * boots);
+        return readTally(output, code);
+      } finally {
+        await Deno.remove(image);
+      }
+    },
+  };
+}
+
 /** The strict stand-in for Windows Hypervisor Platform, over the lab's KVM (tests/lab/windows). */
 async function whpxShim(): Promise<Entry> {
   return { path: "lab/whpx_shim.so", data: await Deno.readFile(`${await shimFolder()}/whpx_shim.so`) };
@@ -128,6 +148,13 @@ export const suites: readonly Suite[] = [
   }),
   { name: "20 kills while the guest writes", long: true, run: () => writerInLab("kills", 900) },
   { name: "a host that runs out of space", long: true, run: () => writerInLab("full", 200) },
+  {
+    name: "an image that is removed, then cut, while the guest reads it",
+    long: true,
+    run: () => writerInLab("gone", 200),
+  },
+  { name: "a medium that does not give back a sector", long: true, run: () => writerInLab("medium", 200) },
+  ...[2, 4].map((cpus) => soak(cpus, 5)),
   {
     name: "instructions per exit",
     long: true,

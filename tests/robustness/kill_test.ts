@@ -1,6 +1,6 @@
 /**
- * SIGKILLs while a guest writes and syncs, on every backend that runs a stock kernel here; the lab has its own run of
- * it (`deno task lab --long --only=kills`).
+ * SIGKILLs while a guest writes and syncs, and images that go while it reads, on every backend that runs a stock kernel
+ * here; the lab has its own runs of it (`deno task lab --long --only=kills`, `--only=image`).
  */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
@@ -23,24 +23,31 @@ const ignore =
   );
 const writer = fileURLToPath(new URL("./writer.ts", import.meta.url));
 
+/** Runs a trial of `writer.ts`, which must pass. */
+async function passes(trial: string, backend: string, ...more: string[]): Promise<void> {
+  const folder = await Deno.makeTempDir({ prefix: "hv-kill-test-" });
+  try {
+    const guest = await writerGuest();
+    await Deno.writeFile(`${folder}/kernel`, guest.kernel);
+    await Deno.writeFile(`${folder}/initrd`, guest.initrd);
+    const args = ["run", "-A", "--no-check", writer, trial, backend, `${folder}/kernel`, `${folder}/initrd`, ...more];
+    const { code, stdout } = await new Deno.Command(Deno.execPath(), { args, stderr: "inherit" }).output();
+    assert.equal(code, 0, new TextDecoder().decode(stdout));
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
 for (const backend of backends) {
   const kills = KILLS[backend] ?? 2;
   Deno.test({
     name: `hv run on ${backend}: after ${kills} kills all that the guest had seen synced is there`,
     ignore,
-    fn: async () => {
-      const folder = await Deno.makeTempDir({ prefix: "hv-kill-test-" });
-      try {
-        const guest = await writerGuest();
-        await Deno.writeFile(`${folder}/kernel`, guest.kernel);
-        await Deno.writeFile(`${folder}/initrd`, guest.initrd);
-        const trial = ["kills", backend, `${folder}/kernel`, `${folder}/initrd`, `${kills}`];
-        const args = ["run", "-A", "--no-check", writer, ...trial];
-        const { code, stdout } = await new Deno.Command(Deno.execPath(), { args, stderr: "inherit" }).output();
-        assert.equal(code, 0, new TextDecoder().decode(stdout));
-      } finally {
-        await Deno.remove(folder, { recursive: true });
-      }
-    },
+    fn: () => passes("kills", backend, `${kills}`),
+  });
+  Deno.test({
+    name: `hv run on ${backend}: an image that is removed is read on, one that is cut is an I/O error in the guest`,
+    ignore,
+    fn: () => passes("gone", backend),
   });
 }

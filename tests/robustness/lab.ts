@@ -21,18 +21,36 @@ async function e2fsprogs(): Promise<Entry[]> {
 
 /**
  * Runs a trial under the lab's KVM.
- * @param trial `kills`, `full`
+ * @param trial `kills`, `full`, `gone`, `medium`
  * @param seconds after which it has failed
  */
 export async function writerInLab(trial: string, seconds: number): Promise<Tally> {
+  if (trial === "medium") return await withBadSector((disk) => run(trial, seconds, [disk], "/dev/vda"));
+  return await run(trial, seconds);
+}
+
+/** Gives `body` a disk for L1 of which QEMU does not give back one sector. */
+async function withBadSector<T>(body: (disk: string) => Promise<T>): Promise<T> {
+  const folder = await Deno.makeTempDir({ prefix: `hv-lab-${Deno.pid}-medium-` });
+  try {
+    await Deno.writeFile(`${folder}/disk.img`, new Uint8Array(8 << 20).fill(0x5a));
+    await Deno.writeTextFile(`${folder}/errors`, '[inject-error]\nevent = "read_aio"\nerrno = "5"\nsector = "9000"\n');
+    return await body(`blkdebug:${folder}/errors:${folder}/disk.img`);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+async function run(trial: string, seconds: number, disks: string[] = [], ...more: string[]): Promise<Tally> {
   const { kernel, initrd } = await writerGuest();
   const files = [
     ...await e2fsprogs(),
     { path: `${FOLDER}/kernel`, data: kernel },
     { path: `${FOLDER}/initrd`, data: initrd },
   ];
-  await using machine = await lab({ files, memory: "2G", echo: true });
-  const command = `deno run -A --no-check tests/robustness/writer.ts ${trial} kvm ${FOLDER}/kernel ${FOLDER}/initrd`;
+  await using machine = await lab({ files, memory: "2G", disks, echo: true });
+  const words = [trial, "kvm", `${FOLDER}/kernel`, `${FOLDER}/initrd`, ...more];
+  const command = `deno run -A --no-check tests/robustness/writer.ts ${words.join(" ")}`;
   const { code, output } = await machine.run(command, seconds);
   return readTally(output, code);
 }

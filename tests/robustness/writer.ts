@@ -1,19 +1,24 @@
 /**
- * What a guest has seen synced is on the disk, whatever becomes of hv or of the host's space. Two trials:
+ * What a guest has seen synced is on the disk, whatever becomes of hv or of the host's space; and what it cannot read,
+ * it is told. The trials:
  *
  *   deno run -A tests/robustness/writer.ts kills BACKEND KERNEL INITRD [COUNT, default 20] [SEED]
  *   deno run -A tests/robustness/writer.ts full BACKEND KERNEL INITRD
+ *   deno run -A tests/robustness/writer.ts gone BACKEND KERNEL INITRD
+ *   deno run -A tests/robustness/writer.ts medium BACKEND KERNEL INITRD DEVICE
  *
  * KERNEL and INITRD are those of `writer_guest.ts`. `kills` ends hv with SIGKILL at random moments, from the guest's
  * boot on, while it writes; after each, e2fsck replays the journal and must then find nothing to repair, and every
  * record announced until then must be there. `full` gives the image a file system of the host that is too small for
- * it: the guest must see its writes fail, hv say one sentence, and the records announced before be there.
+ * it: the guest must see its writes fail, hv say one sentence, and the records announced before be there. `gone` takes
+ * the image's name away while the guest reads it, which it must not notice, and then cuts the image, which it must.
+ * `medium` has a block device of the host that does not give back one of its sectors.
  * The last line is `passed: ...`; anything else is exit code 1.
  */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { text, tool } from "../guests/command.ts";
-import { FAILED, SYNCED, writerAppend, type WriterOptions } from "./writer_guest.ts";
+import { FAILED, READ, READER_APPEND, SYNCED, writerAppend } from "./writer_guest.ts";
 
 const MAIN = fileURLToPath(new URL("../../cli/main.ts", import.meta.url));
 const MIB = 2 ** 20;
@@ -22,7 +27,7 @@ const BOOT = 120_000;
 /** A kill comes at most so long after what it waits for, in milliseconds. */
 const LATEST = 1500;
 
-const [trial, backend, kernel, initrd, count = "20", seed = `${Date.now() % 1_000_000}`] = Deno.args;
+const [trial, backend, kernel, initrd, fifth = "20", seed = `${Date.now() % 1_000_000}`] = Deno.args;
 
 /** Numbers from 0 to 1, the same for the same seed (mulberry32). */
 function randomNumbers(state: number): () => number {
@@ -42,11 +47,12 @@ class Writer {
   console = "";
   errors = "";
 
-  constructor(image: string, options: WriterOptions) {
+  /** @param append the guest's command line */
+  constructor(image: string, append: string, how = "") {
     const machine = ["--backend", backend, "--memory", "128M", "--kernel", kernel, "--initrd", initrd];
-    const args = ["run", "-A", "--quiet", "--no-check", MAIN, "run", "--disk", image, ...machine];
+    const args = ["run", "-A", "--quiet", "--no-check", MAIN, "run", "--disk", image + how, ...machine];
     this.child = new Deno.Command(Deno.execPath(), {
-      args: [...args, "--append", writerAppend(options)],
+      args: [...args, "--append", append],
       stdin: "null",
       stdout: "piped",
       stderr: "piped",
@@ -65,16 +71,37 @@ class Writer {
   }
 
   /** Waits until the console has shown `words`, or hv has ended. */
-  async said(words: string): Promise<void> {
+  said(words: string): Promise<void> {
+    return this.until(() => this.console.includes(words), words);
+  }
+
+  /** Waits until `done`, or hv has ended, or the longest time is over. */
+  async until(done: () => boolean, what: string): Promise<void> {
     let over = false;
     void this.ended.then(() => over = true);
     const timer = setTimeout(() => {
       over = true;
       this.wakes.splice(0).forEach((wake) => wake());
     }, BOOT);
-    while (!this.console.includes(words) && !over) await new Promise<void>((resolve) => this.wakes.push(resolve));
+    while (!done() && !over) await new Promise<void>((resolve) => this.wakes.push(resolve));
     clearTimeout(timer);
-    assert.ok(this.console.includes(words), `the guest did not say ${words}: ${this.console}\n${this.errors}`);
+    assert.ok(done(), `the guest did not say ${what}: ${this.console}\n${this.errors}`);
+  }
+
+  /** Waits until the reading guest has read its disk `times` more. */
+  async reads(times: number): Promise<void> {
+    const count = () => [...this.console.matchAll(READ)].length;
+    const before = count();
+    await this.until(() => count() >= before + times, "READ");
+  }
+
+  /** The guest has seen a read fail and powered off; hv has said so in one sentence. */
+  async proveReadFailed(sentence: RegExp): Promise<void> {
+    await this.said("FAILED");
+    await this.ended;
+    assert.equal((await this.child.status).code, 0, `the guest powered off by itself: ${this.errors}`);
+    assert.match(this.errors, sentence);
+    assert.equal(this.errors.split("\n").length, 3, `one sentence, and how it ended: ${this.errors}`);
   }
 
   /** Adds what the guest has announced. */
@@ -113,9 +140,9 @@ async function kills(folder: string): Promise<string> {
   const records = new Map<number, string>();
   const random = randomNumbers(Number(seed));
   await makeDisk(image, 48);
-  for (let kill = 1; kill <= Number(count); kill++) {
+  for (let kill = 1; kill <= Number(fifth); kill++) {
     const first = Math.max(0, ...records.keys()) + 1;
-    const writer = new Writer(image, { first, kib: 3, noise: true });
+    const writer = new Writer(image, writerAppend({ first, kib: 3, noise: true }));
     // One in five while the guest has only begun to use its disk, or not even that.
     await writer.said(random() < 0.2 ? "WRITING" : "SYNCED");
     await new Promise((resolve) => setTimeout(resolve, random() * LATEST));
@@ -127,7 +154,7 @@ async function kills(folder: string): Promise<string> {
     console.log(`kill ${kill}: ${records.size - before} records announced, all ${records.size} there, e2fsck clean`);
   }
   assert.ok(records.size > 0, "the guest had something synced");
-  return `passed: ${count} kills, ${records.size} records announced, all there; seed ${seed}`;
+  return `passed: ${fifth} kills, ${records.size} records announced, all there; seed ${seed}`;
 }
 
 async function full(folder: string): Promise<string> {
@@ -139,7 +166,7 @@ async function full(folder: string): Promise<string> {
   try {
     const image = `${small}/disk.img`;
     await makeDisk(image, 48);
-    const writer = new Writer(image, { first: 1, kib: 512, noise: false });
+    const writer = new Writer(image, writerAppend({ first: 1, kib: 512, noise: false }));
     await writer.said("FAILED");
     await writer.ended;
     writer.announced(records);
@@ -157,10 +184,36 @@ async function full(folder: string): Promise<string> {
   return `passed: the guest saw its writes fail, ${records.size} records synced before are there; hv said: ${words}`;
 }
 
+async function gone(folder: string): Promise<string> {
+  const image = `${folder}/disk.img`;
+  const bytes = new Uint8Array(8 * MIB);
+  for (let at = 0; at < bytes.length; at += 65536) crypto.getRandomValues(bytes.subarray(at, at + 65536));
+  await Deno.writeFile(image, bytes);
+  const { createHash } = await import("node:crypto");
+  const sum = createHash("md5").update(bytes).digest("hex");
+  const writer = new Writer(image, READER_APPEND);
+  await writer.reads(1);
+  using file = await Deno.open(image, { write: true });
+  await Deno.remove(image);
+  await writer.reads(2);
+  await file.truncate(5 * MIB);
+  await writer.proveReadFailed(/^hv: [^\n]*ended at byte 5242880; it was cut while in use\n/);
+  const sums = [...writer.console.matchAll(READ)].map(([, read]) => read);
+  assert.deepEqual(sums, sums.map(() => sum));
+  return `passed: ${sums.length} times read as it was, then cut; hv said: ${writer.errors}`;
+}
+
+async function medium(): Promise<string> {
+  const writer = new Writer(fifth, READER_APPEND, ",readonly");
+  await writer.proveReadFailed(/^hv: [^\n]*reading failed: input\/output error; check the host's medium[^\n]*\n/);
+  return `passed: the guest was told; hv said: ${writer.errors}`;
+}
+
 const folder = await Deno.makeTempDir({ prefix: "hv-writer-" });
+const trials: Record<string, (folder: string) => Promise<string>> = { kills, full, gone, medium };
 try {
-  if (trial !== "kills" && trial !== "full") throw new Error("which trial: kills or full");
-  console.log((await (trial === "kills" ? kills(folder) : full(folder))).trim());
+  if (!trials[trial]) throw new Error(`which trial: ${Object.keys(trials).join(", ")}`);
+  console.log((await trials[trial](folder)).trim());
 } catch (error) {
   console.log((error as Error).message);
   Deno.exitCode = 1;

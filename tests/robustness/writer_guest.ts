@@ -1,6 +1,7 @@
 /**
  * A guest that writes numbered records with checksums to its disk, an ext4 file system, and announces on its console
- * each one that it has seen synced: Debian's kernel with busybox in its initrd.
+ * each one that it has seen synced; or that reads its whole disk over and over. Debian's kernel with busybox in its
+ * initrd.
  */
 import { extractVmlinux, identifyKernel } from "../../firmware/kernel.ts";
 import { busyboxEntries, cpio } from "../guests/initramfs.ts";
@@ -21,10 +22,16 @@ export function writerAppend({ first, kib, noise }: WriterOptions): string {
   return `console=ttyS0 quiet panic=-1 writer.first=${first} writer.kib=${kib} writer.noise=${noise ? 1 : 0}`;
 }
 
+/** The kernel's command line of the guest that reads: it says `READ` and the MD5 of its disk after each time. */
+export const READER_APPEND = "console=ttyS0 quiet panic=-1 writer.reads";
+
+/** What the reader says each time. */
+export const READ = /READ ([0-9a-f]{32})\r?\n/g;
+
 /** What the guest says of a record once `fsync` has returned for it: number and SHA-256. */
 export const SYNCED = /SYNCED (\d+) ([0-9a-f]{64})\r?\n/g;
 
-/** What it says when a write or a sync has failed; then it powers off. */
+/** What it says when a write, a sync or a read has failed; then it powers off. */
 export const FAILED = /FAILED (\d+)\r?\n/;
 
 const INIT = `#!/bin/sh
@@ -36,9 +43,19 @@ for word in $(cat /proc/cmdline); do
     writer.first=*) number="\${word#writer.first=}" ;;
     writer.kib=*) kib="\${word#writer.kib=}" ;;
     writer.noise=*) noise="\${word#writer.noise=}" ;;
+    writer.reads) reads=1 ;;
   esac
 done
 while [ ! -b /dev/vda ]; do sleep 0.05; done
+while [ -n "$reads" ]; do
+  echo 1 >/proc/sys/vm/drop_caches
+  if ! dd if=/dev/vda of=/tmp/disk bs=64k 2>/dev/null; then
+    echo FAILED 0
+    poweroff -f
+  fi
+  sum=$(md5sum </tmp/disk)
+  echo READ \${sum%% *}
+done
 mkdir -p /mnt
 mount -t ext4 /dev/vda /mnt && mkdir -p /mnt/records || { echo NO DISK; poweroff -f; }
 echo WRITING
