@@ -114,7 +114,9 @@ export async function grubMkconfig(system: GrubSystem): Promise<string> {
     }
     await Deno.writeTextFile(`${folder}/files/etc/default/grub`, system.settings);
     for (const release of system.releases) {
-      for (const name of ["vmlinuz-", "initrd.img-"]) await Deno.writeTextFile(`${folder}/files/boot/${name}${release}`, "x");
+      for (const name of ["vmlinuz-", "initrd.img-"]) {
+        await Deno.writeTextFile(`${folder}/files/boot/${name}${release}`, "x");
+      }
     }
     const probe = grubProbe([["/", system.root], ["/boot", system.boot ?? system.root]]);
     await Deno.writeTextFile(`${usr}/sbin/grub-probe`, probe, { mode: 0o755 });
