@@ -37,7 +37,7 @@ function partitions({ partitions }: DiskReport): string[] {
     fileSystem?.uuid ?? "",
   ]);
   const problems = partitions.flatMap(({ number, problems }) =>
-    problems.map((problem) => `  partition ${number}: ${problem}`)
+    problems.map((problem) => `  ${number === 0 ? "the disk" : `partition ${number}`}: ${problem}`)
   );
   return rows.length > 0 ? ["Partitions:", ...align(rows), ...problems] : [];
 }

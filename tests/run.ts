@@ -53,7 +53,7 @@ const STAGES: readonly Stage[] = [
   { name: "lab", args: ["run", "-A", "--quiet", "tests/lab/main.ts"], limit: 900 },
   { name: "programs", args: [...TEST, "tests/programs"], limit: 1200 },
   { name: "tiers", args: [...TEST, "tests/tiers"], limit: 900 },
-  { name: "guests", args: [...TEST, "tests/guests/disks_test.ts"], limit: 600 },
+  { name: "guests", args: [...TEST, "tests/guests/disks_test.ts", "tests/guests/loaders_test.ts"], limit: 900 },
   { name: "conformance", args: ["run", "-A", "--quiet", "tests/conformance/run.ts"], limit: 450 },
 ];
 

@@ -34,6 +34,7 @@ const TOOLS: readonly Tool[] = [
   { probe: "mkntfs", name: "ntfs-3g" },
   { probe: "mksquashfs", name: "squashfs-tools" },
   { probe: "cryptsetup", name: "cryptsetup-bin" },
+  { probe: "lvm", name: "lvm2" },
   { probe: "dmidecode", name: "dmidecode" }, // SMBIOS tables by somebody else's judgement
   { probe: "zsh", name: "zsh" }, // completions
   { probe: "fish", name: "fish" },

@@ -35,12 +35,14 @@ function joinPath(root: string, path: string): string {
  * Type 1 entries of one directory, in file order.
  * @param root the directory that paths in entries count from
  * @param expand substitutes `$variables` in options, as GRUB's blscfg does
+ * @param defaultOptions the command line of an entry that has none
  */
 function type1Entries(
   volume: BootVolume,
   directory: string,
   root: string,
   expand: (text: string) => string,
+  defaultOptions = "",
 ): SortableEntry[] {
   const found: SortableEntry[] = [];
   for (const file of listDirectory(volume, directory)) {
@@ -75,7 +77,7 @@ function type1Entries(
         partition: volume.partition,
         kernel: linux === "" || foreign ? null : { partition: volume.partition, path: joinPath(root, expand(linux)) },
         initrds: initrds.map((path) => ({ partition: volume.partition, path: joinPath(root, path) })),
-        commandLine: (fields.get("options") ?? []).map(expand).join(" ").trim(),
+        commandLine: (fields.get("options") ?? [defaultOptions]).map(expand).join(" ").trim(),
         isDefault: false,
         problems,
       },
@@ -207,11 +209,15 @@ function listDirectoryHas(volume: BootVolume, path: string): boolean {
   return listDirectory(volume, path.slice(0, slash) || "/").includes(path.slice(slash + 1));
 }
 
-/** What GRUB's `blscfg` makes of a directory: newest first, `$variables` in options expanded. */
+/**
+ * What GRUB's `blscfg` makes of a directory: newest first, `$variables` in options expanded, `defaultOptions` where an
+ * entry has none.
+ */
 export function grubBlsEntries(
   volume: BootVolume,
   directory: string,
   expand: (text: string) => string,
+  defaultOptions: string,
 ): BootEntry[] {
-  return type1Entries(volume, directory, "/", expand).sort(compareEntries).map(({ entry }) => entry);
+  return type1Entries(volume, directory, "/", expand, defaultOptions).sort(compareEntries).map(({ entry }) => entry);
 }

@@ -516,12 +516,14 @@ class Grub {
 
   /** Fedora's: the Boot Loader Specification's entries become menu entries. */
   private blscfg(): boolean {
-    const volume = this.device(this.get("root"));
+    // Its menus name the partition of /boot twice; `root` is that of / in some, which may be one that is not read here.
+    const volume = this.device(this.get("root")) ?? this.device(this.get("boot"));
     if (volume === null) return false;
-    for (const directory of ["/loader/entries", "/boot/loader/entries"]) {
+    const directories = [this.get("blsdir"), "/loader/entries", "/boot/loader/entries"];
+    for (const directory of directories.filter((one) => one.startsWith("/"))) {
       this.spend(DISK_STEPS);
       if (listDirectory(volume, directory).length === 0) continue;
-      for (const entry of grubBlsEntries(volume, directory, this.expandText)) {
+      for (const entry of grubBlsEntries(volume, directory, this.expandText, this.get("default_kernelopts"))) {
         if (this.menu.length >= MAX_ENTRIES) break;
         this.menu.push({ title: entry.title, id: entry.id, arguments: [], body: [], submenu: false, entry });
       }
