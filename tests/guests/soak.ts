@@ -41,7 +41,7 @@ for (let boot = 1; boot <= Number(boots); boot++) {
   if (show && boot === 1) console.log(log);
   assert.deepEqual(complaints(log), []);
   // Without MTRRs Linux does without PAT. The software CPU has neither caches nor MTRRs.
-  if (backend !== "soft") assert.match(log, /x86\/PAT: Configuration \[0-7\]: WB  WC/);
+  if (backend !== "soft") assert.match(log, /x86\/PAT: Configuration \[0-7\]: WB {2}WC/);
   await machine.console.sendLine("poweroff");
   assert.equal((await machine.wait()).reason, "poweroff");
   const seconds = (from: number, to: number) => ((to - from) / 1000).toFixed(1);
