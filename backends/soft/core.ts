@@ -332,8 +332,9 @@ export class Core implements HandlerSource {
   /** Forgets all blocks. Not while one is running. */
   dropAll(): void {
     this.jit?.dropAll();
-    const at = this.base + CpuArea.BLOCK_TABLE;
-    this.bytes.fill(0, at, at + BlockTable.BYTES);
+    for (const blocks of this.blocksOf.values()) {
+      for (const { set } of blocks) this.bytes.fill(0, set, set + BlockTable.SET);
+    }
     this.blocksOf.clear();
     this.known.clear();
     this.state.setUint32(State.NO_LINK, 0, true);
