@@ -4,6 +4,7 @@ import { defineExternal } from "./cpu/external.ts";
 import { defineInterrupts } from "./cpu/interrupts.ts";
 import { defineMmu } from "./cpu/mmu.ts";
 import { defineSegments, SINGLE } from "./cpu/segments.ts";
+import { defineTasks } from "./cpu/tasks.ts";
 import { defineTransfers } from "./cpu/transfer.ts";
 import type { Target } from "./cpu_function.ts";
 import { defineFlagFunctions } from "./flags.ts";
@@ -123,6 +124,7 @@ export class Core implements HandlerSource {
     defineSegments(module, target);
     defineInterrupts(module, target);
     defineTransfers(module, target);
+    defineTasks(module, target);
     defineFlagFunctions(module, target);
     defineSystem(module, target);
     defineWideArithmetic(module, target);

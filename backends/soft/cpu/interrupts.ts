@@ -15,22 +15,27 @@ import {
   dpl,
   isLong,
   isReal,
+  isReal86,
+  isVirtual,
   limitOf,
   loadDescriptor,
   loadRealSegment,
   markAccessed,
   outsideLimit,
+  setSegment,
+  setVirtualSegments,
   stackDescriptor,
   updateMode,
 } from "./segments.ts";
+import { Event, Switch, switchTask, taskReturn } from "./tasks.ts";
 
 /** Where an event comes from. */
 export const Source = { EXCEPTION: 0, SOFTWARE: 1, EXTERNAL: 2 } as const;
 
 /** (vector, error or -1, {@link Source}) with RIP as it is to be pushed -> 0, or 1 when the CPU shut down. */
 export const deliver = declare("deliver", [Type.i32, Type.i32, Type.i32], Type.i32);
-/** IRET of so many bits; sets FAULT. */
-export const interruptReturn = declare("interrupt_return", [Type.i32], null);
+/** IRET of so many bits, with the next instruction; sets FAULT. */
+export const interruptReturn = declare("interrupt_return", [Type.i32, Type.i64], null);
 /** RFLAGS, all of it. */
 export const readFlags = declare("read_flags", [], Type.i32);
 /** (value, mask of what may change). */
@@ -346,14 +351,26 @@ export function defineInterrupts(module: Module, target: Target): void {
     const gate = f.i64(f.call64(loadSystem, f.s64(State.IDTR_BASE).add(vector.shl(3).i64u()), 8));
     guard(f);
     const attributes = f.i32(gate.shrU(40).i32().and(0xff));
-    // 16- and 32-bit interrupt and trap gates: types 6 7 E F. Task gates are not offered.
-    f.if(attributes.and(0x16).ne(6), () => fail(Vector.GP));
+    // 16- and 32-bit interrupt and trap gates: types 6 7 E F; task gates.
+    const task = f.i32(attributes.and(0x1f).eq(5));
+    f.if(task.or(attributes.and(0x16).eq(6)).eqz(), () => fail(Vector.GP));
     f.if(source.eq(Source.SOFTWARE).and(dpl(attributes).ltU(f.s32(State.CPL))), () => fail(Vector.GP));
     f.if(attributes.has(Attribute.P).eqz(), () => fail(Vector.NP));
     const selector = f.i32(gate.shrU(16).i32().and(0xffff));
+    f.if(task, () => {
+      const fault = source.eq(Source.EXCEPTION).and(vector.ne(Vector.DB)).and(vector.ne(Vector.DF));
+      const event = external.or(select(fault, i32(Event.FAULT), i32(0)));
+      f.drop(f.call32(switchTask, selector, Switch.NEST, f.s64(State.RIP), error, event));
+      f.return();
+    });
     const cpl = f.i32(f.s32(State.CPL));
     const level = f.i32();
     const descriptor = gateTarget(f, selector, external, level);
+    const virtual = f.i32(isVirtual(f));
+    f.if(virtual.and(level.ne(0)), () => {
+      f.do(raise, Vector.GP, selector.and(0xfffc).or(external));
+      f.return();
+    });
     const wide = f.i32(attributes.has(8));
     const bytes = f.i32(select(wide, i32(4), i32(2)));
     const inner = f.i32(level.ltU(cpl));
@@ -384,6 +401,11 @@ export function defineInterrupts(module: Module, target: Target): void {
     };
     const oldStack = f.i64(f.s64(State.GPR + Reg.SP * 8));
     f.do(setPrivilege, level);
+    f.if(virtual, () => {
+      for (const segment of [Seg.GS, Seg.FS, Seg.DS, Seg.ES]) {
+        push(segmentField(f, segment, Segment.SELECTOR).i64u());
+      }
+    });
     f.if(inner, () => {
       push(segmentField(f, Seg.SS, Segment.SELECTOR).i64u());
       push(oldStack);
@@ -401,6 +423,9 @@ export function defineInterrupts(module: Module, target: Target): void {
       i32(~(Flag.TF | Flag.NT | Flag.RF | Flag.VM | Flag.IF)),
     );
     f.set32(State.RFLAGS, f.s32(State.RFLAGS).and(cleared));
+    f.if(virtual, () => {
+      for (const segment of [Seg.ES, Seg.DS, Seg.FS, Seg.GS]) setSegment(f, segment, i32(0), i64(0), 0, 0x1_0000);
+    });
     setRip(f, offset);
     f.do(updateMode);
   });
@@ -470,8 +495,12 @@ export function defineInterrupts(module: Module, target: Target): void {
       f.do(raise, Vector.GP, selector);
       f.return();
     };
-    const real = f.i32(isReal(f));
-    f.if(real.eqz().and(f.s32(State.RFLAGS).has(Flag.NT)), () => fail(0));
+    const real = f.i32(isReal86(f));
+    f.if(real.eqz().and(f.s32(State.RFLAGS).has(Flag.NT)), () => {
+      f.if(f.s64(State.EFER).i32().has(EFER.LMA), () => fail(0));
+      f.do(taskReturn, f.parameter64(1));
+      f.return();
+    });
     const rip = pop();
     const selector = f.i32(pop().i32().and(0xffff));
     const flags = f.i32(pop().i32());
@@ -480,7 +509,8 @@ export function defineInterrupts(module: Module, target: Target): void {
       f.if(rip.gtU(segmentField(f, Seg.CS, Segment.LIMIT).i64u()), () => fail(0));
       setStackPointer(f, sp, mask);
       const mask16 = select(size.eq(16), i32(0xffff), i32(-1));
-      f.do(writeFlags, flags, i32(all | Flag.IF | Flag.IOPL).and(mask16));
+      const level = select(isReal(f), i32(Flag.IOPL), i32(0));
+      f.do(writeFlags, flags, i32(all | Flag.IF).or(level).and(mask16));
       dropResume(f);
       setRip(f, rip);
       f.do(loadRealSegment, Seg.CS, selector);
@@ -488,8 +518,20 @@ export function defineInterrupts(module: Module, target: Target): void {
     });
     const cpl = f.i32(f.s32(State.CPL));
     f.if(
-      long.eqz().and(flags.has(Flag.VM)).and(cpl.eqz()).and(f.s64(State.EFER).i32().has(EFER.LMA).eqz()),
-      () => fail(0),
+      size.eq(32).and(flags.has(Flag.VM)).and(cpl.eqz()).and(f.s64(State.EFER).i32().has(EFER.LMA).eqz()),
+      () => {
+        const newStack = pop();
+        const selectors = [Seg.SS, Seg.ES, Seg.DS, Seg.FS, Seg.GS].map((segment) =>
+          [segment, f.i32(pop().i32())] as const
+        );
+        const ordered = [...selectors, [Seg.CS, selector] as const].sort((a, b) => a[0] - b[0]);
+        f.do(writeFlags, flags, i32(all | Flag.IF | Flag.IOPL | Flag.VM | Flag.VIF | Flag.VIP));
+        dropResume(f);
+        f.set64(State.GPR + Reg.SP * 8, newStack);
+        setRip(f, rip.and(0xffff));
+        setVirtualSegments(f, ordered.map(([, value]) => value));
+        f.return();
+      },
     );
     f.if(selector.has(0xfffc).eqz(), () => fail(0));
     const descriptor = f.i64(f.call64(loadDescriptor, selector, Vector.GP));

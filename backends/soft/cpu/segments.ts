@@ -54,10 +54,31 @@ export const loadLocalTable = declare("load_local_table", [Type.i32], null);
 /** LAR, LSL, VERR, VERW: (selector, what 0-3) -> value, -1 when ZF is to be cleared. */
 export const inspectSelector = declare("inspect_selector", [Type.i32, Type.i32], Type.i64);
 
-/** 1 in real mode (VM86 is not offered). */
+/** 1 in real mode. */
 export function isReal(f: CpuFunc): I32 {
   return f.s64(State.CR0).has(CR0.PE).eqz();
 }
+
+/** 1 in virtual-8086 mode. */
+export function isVirtual(f: CpuFunc): I32 {
+  return f.s32(State.RFLAGS).has(Flag.VM);
+}
+
+/** 1 in both: segments have no descriptors. */
+export function isReal86(f: CpuFunc): I32 {
+  return isReal(f).or(isVirtual(f));
+}
+
+/** Enters virtual-8086 mode, with RFLAGS.VM set: selectors of ES CS SS DS FS GS. */
+export function setVirtualSegments(f: CpuFunc, selectors: readonly I32[]): void {
+  selectors.forEach((selector, segment) => {
+    setSegment(f, segment, selector.and(0xffff), selector.and(0xffff).shl(4).i64u(), 0xffff, VIRTUAL);
+  });
+  f.set32(State.CPL, 3);
+  f.do(updateMode);
+}
+/** Writable data of privilege 3. */
+const VIRTUAL = 0xf3;
 
 /** 1 in 64-bit mode. */
 export function isLong(f: CpuFunc): I32 {
@@ -229,7 +250,7 @@ export function defineSegments(module: Module, target: Target): void {
   define(loadSegment, (f) => {
     const segment = f.parameter32(0);
     const selector = f.parameter32(1);
-    f.if(isReal(f), () => {
+    f.if(isReal86(f), () => {
       f.do(loadRealSegment, segment, selector);
       f.return();
     });

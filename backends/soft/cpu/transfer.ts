@@ -28,6 +28,7 @@ import {
   dpl,
   isLong,
   isReal,
+  isReal86,
   loadDescriptor,
   loadRealSegment,
   markAccessed,
@@ -35,9 +36,10 @@ import {
   stackDescriptor,
   updateMode,
 } from "./segments.ts";
+import { taskTransfer } from "./tasks.ts";
 
-/** (selector, offset) */
-export const farJump = declare("far_jump", [Type.i32, Type.i64], null);
+/** (selector, offset, next instruction) */
+export const farJump = declare("far_jump", [Type.i32, Type.i64, Type.i64], null);
 /** (selector, offset, operand size in bytes, return address) */
 export const farCall = declare("far_call", [Type.i32, Type.i64, Type.i32, Type.i64], null);
 /** (operand size in bytes, bytes to drop) */
@@ -59,7 +61,7 @@ const FLAT_CODE32 = 0xc09b;
 const FLAT_DATA = 0xc093;
 
 /** What of CR4 may be set: what CPUID advertises. */
-export const CR4_ALLOWED = CR4.VME | CR4.PVI | CR4.TSD | CR4.DE | CR4.PSE | CR4.PAE | CR4.MCE | CR4.PGE | CR4.PCE |
+export const CR4_ALLOWED = CR4.TSD | CR4.DE | CR4.PSE | CR4.PAE | CR4.MCE | CR4.PGE | CR4.PCE |
   CR4.OSFXSR | CR4.OSXMMEXCPT | CR4.OSXSAVE | CR4.FSGSBASE | CR4.PCIDE | CR4.SMEP | CR4.SMAP;
 
 export function defineTransfers(module: Module, target: Target): void {
@@ -97,7 +99,7 @@ export function defineTransfers(module: Module, target: Target): void {
     f.return();
   };
 
-  // SDM vol. 3, 5.8.4 and 5.8.5. Task switches are not offered.
+  // SDM vol. 3, 5.8.4 and 5.8.5.
   define(gateTransfer, (f) => {
     const selector = f.parameter32(0);
     const gate = f.parameter64(1);
@@ -218,8 +220,15 @@ export function defineTransfers(module: Module, target: Target): void {
     f.if(selector.has(0xfffc), () => {
       const descriptor = f.i64(f.call64(loadDescriptor, selector, Vector.GP));
       guard(f);
-      f.if(attributesOf(descriptor).has(Attribute.S).eqz(), () => {
-        f.do(gateTransfer, selector, descriptor, call, back);
+      const type = f.i32(attributesOf(descriptor).and(0x1f));
+      f.if(type.has(Attribute.S).eqz(), () => {
+        // TSSs, busy or not, of 16 and 32 bits, and task gates.
+        const task = type.and(5).eq(1).or(type.eq(5)).and(f.s64(State.EFER).i32().has(EFER.LMA).eqz());
+        f.if(
+          task,
+          () => f.do(taskTransfer, selector, descriptor, call, back),
+          () => f.do(gateTransfer, selector, descriptor, call, back),
+        );
         f.return();
       });
     });
@@ -228,13 +237,13 @@ export function defineTransfers(module: Module, target: Target): void {
   define(farJump, (f) => {
     const selector = f.parameter32(0);
     const offset = f.parameter64(1);
-    f.if(isReal(f), () => {
+    f.if(isReal86(f), () => {
       f.if(offset.gtU(segmentField(f, Seg.CS, Segment.LIMIT).i64u()), noOffset(f));
       setRip(f, offset);
       f.do(loadRealSegment, Seg.CS, selector);
       f.return();
     });
-    unlessGate(f, selector, 0, i64(0));
+    unlessGate(f, selector, 0, f.parameter64(2));
     const descriptor = codeSegment(f, selector);
     checkOffset(f, descriptor, offset, noOffset(f));
     enter(f, selector, descriptor, offset);
@@ -244,7 +253,7 @@ export function defineTransfers(module: Module, target: Target): void {
     const selector = f.parameter32(0);
     const offset = f.parameter64(1);
     const bytes = f.parameter32(2);
-    f.if(isReal(f).eqz(), () => unlessGate(f, selector, 1, f.parameter64(3)));
+    f.if(isReal86(f).eqz(), () => unlessGate(f, selector, 1, f.parameter64(3)));
     const long = f.i32(isLong(f));
     const stack = presentStack(f);
     const push = (value: I64) => {
@@ -255,7 +264,7 @@ export function defineTransfers(module: Module, target: Target): void {
       guardStack(f);
     };
     const descriptor = f.i64(0);
-    const real = f.i32(isReal(f));
+    const real = f.i32(isReal86(f));
     f.if(real, () => {
       f.if(offset.gtU(segmentField(f, Seg.CS, Segment.LIMIT).i64u()), noOffset(f));
     }, () => {
@@ -281,7 +290,7 @@ export function defineTransfers(module: Module, target: Target): void {
     const rip = pop();
     const selector = f.i32(pop().i32().and(0xffff));
     f.set(sp, sp.add(drop.i64u()));
-    f.if(isReal(f), () => {
+    f.if(isReal86(f), () => {
       f.if(rip.gtU(segmentField(f, Seg.CS, Segment.LIMIT).i64u()), noOffset(f));
       setStackPointer(f, sp, mask);
       setRip(f, rip);

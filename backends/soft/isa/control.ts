@@ -130,13 +130,22 @@ op("enter", "C8", "Iw Ib", (e) => {
   setFramePointer(e, frame);
 }, { ...stack, system: true });
 
+/** In virtual-8086 mode PUSHF, POPF, INT n and IRET are for IOPL 3 (SDM vol. 3, 21.2.8.1; there is no VME). */
+function virtualPrivilege(e: Emitter): void {
+  if (e.mode === 64) return;
+  const flags = e.f.i32(e.f.s32(State.RFLAGS));
+  e.raiseIf(flags.has(Flag.VM).and(flags.and(Flag.IOPL).ne(Flag.IOPL)), Vector.GP, 0);
+}
+
 // Flags on the stack.
 op("pushf", "9C", "", (e) => {
+  virtualPrivilege(e);
   const flags = e.f.call32(readFlags).and(~(Flag.VM | Flag.RF));
   e.push(flags.i64u(), e.bits);
 }, { ...stack, system: true });
 op("popf", "9D", "", (e) => {
   const { f } = e;
+  virtualPrivilege(e);
   const value = e.peek(e.bits);
   e.adjustStack(e.bits >> 3);
   const cpl = f.i32(f.s32(State.CPL));
@@ -242,7 +251,7 @@ function leaveWith(e: Emitter): void {
   e.finishBlock();
 }
 op("jmp_far", "EA", "Iz Iw", (e) => {
-  e.f.do(farJump, e.immediate(1).i32().and(0xffff), e.immediate(0).zx(e.bits));
+  e.f.do(farJump, e.immediate(1).i32().and(0xffff), e.immediate(0).zx(e.bits), e.nextRip());
   leaveWith(e);
 }, { ...far, only: "legacy" });
 op("call_far", "9A", "Iz Iw", (e) => {
@@ -258,7 +267,7 @@ const farPointer = (e: Emitter): [I32, I64] => {
 };
 op("jmp_far_indirect", "FF /5 modm", "Mp", (e) => {
   const [selector, offset] = farPointer(e);
-  e.f.do(farJump, selector, offset);
+  e.f.do(farJump, selector, offset, e.nextRip());
   leaveWith(e);
 }, far);
 op("call_far_indirect", "FF /3 modm", "Mp", (e) => {
@@ -277,7 +286,8 @@ op("ret_far_drop", "CA", "Iw", (e) => {
 
 // Interrupts.
 op("iret", "CF", "", (e) => {
-  e.f.do(interruptReturn, e.bits);
+  virtualPrivilege(e);
+  e.f.do(interruptReturn, e.bits, e.nextRip());
   e.faultIf(e.f.s32(State.FAULT));
   e.f.set32(State.NMI_MASKED, 0);
   e.f.if(e.f.s32(State.NMI_PENDING), () => e.f.drop(e.f.place(State.ATTENTION).atomicOr32(2)));
@@ -297,7 +307,10 @@ const software = (vector: (e: Emitter) => I32, source: number): Emit => (e) => {
   e.finishBlock();
 };
 op("int3", "CC", "", software(() => i32(Vector.BP), Source.SOFTWARE), far);
-op("int", "CD", "Ib", software((e) => e.immediate(0).i32().and(0xff), Source.SOFTWARE), far);
+op("int", "CD", "Ib", (e) => {
+  virtualPrivilege(e);
+  software((e) => e.immediate(0).i32().and(0xff), Source.SOFTWARE)(e);
+}, far);
 op("int1", "F1", "", software(() => i32(Vector.DB), Source.EXCEPTION), far);
 op("into", "CE", "", (e) => {
   e.f.if(e.condition(0), () => software(() => i32(Vector.OF), Source.SOFTWARE)(e));

@@ -1,4 +1,5 @@
 /** Moves, arithmetic, logic, bits: general registers and memory. */
+import { isReal86 } from "../cpu/segments.ts";
 import { type Emitter, Vector } from "../emitter.ts";
 import { Flag, maskOf, select } from "../flags.ts";
 import { Reg } from "../layout.ts";
@@ -590,6 +591,7 @@ op("bound", "62 /r modm", "Gv Ma", (e) => {
 }, { only: "legacy" });
 op("arpl", "63 /r", "Ew Gw", (e) => {
   const { f } = e;
+  e.raiseIf(isReal86(f), Vector.UD);
   const source = f.i64(e.readUnsigned(1).and(3));
   let lower!: I32;
   e.modify(0, (old) => {

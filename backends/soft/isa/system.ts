@@ -1,7 +1,16 @@
 /** Ports, control registers, descriptor tables, MSRs, CPUID and what else only system software has. */
 import { Leave, portRead, portWrite } from "../cpu/external.ts";
 import { CR0, CR4, flushPage, flushTlb, guard, loadSystem } from "../cpu/mmu.ts";
-import { inspectSelector, isReal, loadLocalTable, loadSegment, loadTaskRegister, updateMode } from "../cpu/segments.ts";
+import {
+  inspectSelector,
+  isReal,
+  isReal86,
+  isVirtual,
+  loadLocalTable,
+  loadSegment,
+  loadTaskRegister,
+  updateMode,
+} from "../cpu/segments.ts";
 import { writeControl } from "../cpu/transfer.ts";
 import { type CpuFunc, declare, defineCpuFunction, type Target } from "../cpu_function.ts";
 import {
@@ -39,7 +48,9 @@ export function defineSystem(module: Module, target: Target): void {
     const port = f.parameter32(0);
     const bytes = f.parameter32(1);
     f.if(isReal(f), () => f.return());
-    f.if(f.s32(State.CPL).leU(f.s32(State.RFLAGS).shrU(12).and(3)), () => f.return());
+    // In virtual-8086 mode the permission map alone counts.
+    const privileged = f.s32(State.CPL).leU(f.s32(State.RFLAGS).shrU(12).and(3));
+    f.if(isVirtual(f).eqz().and(privileged), () => f.return());
     const fail = () => {
       f.do(raise, Vector.GP, 0);
       f.return();
@@ -316,7 +327,7 @@ for (const [n, baseField, limitField] of tables) {
     f.set32(limitField, limit.i32());
   }, { ...system, modal: true });
 }
-const protectedOnly = (e: Emitter) => e.raiseIf(isReal(e.f), Vector.UD);
+const protectedOnly = (e: Emitter) => e.raiseIf(isReal86(e.f), Vector.UD);
 for (const [n, segment] of [[0, Seg.LDTR], [1, Seg.TR]]) {
   const selector = State.SEGMENTS + segment * Segment.BYTES + Segment.SELECTOR;
   const store: Emit = (e) => {

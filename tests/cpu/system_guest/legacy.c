@@ -1,4 +1,4 @@
-/* The 32-bit system guest: segment limits. */
+/* The 32-bit system guest: segment limits, virtual-8086 mode, hardware task switches. */
 #include "guest.h"
 
 enum { CODE = 8, DATA = 0x10, UDATA = 0x1b, UCODE = 0x23, TSS = 0x28, TEST = 0x30, TEST2 = 0x38 };
@@ -234,6 +234,331 @@ static void stack_limits(void) {
   }
 }
 
+/* Virtual-8086 mode: what each instruction leaves in the monitor's frame, by IOPL. */
+static u32 v86_flags;
+static u8 *const v86_code = (u8 *)0x10000;
+static void to_v86(void) {
+  __asm__ volatile(
+    "push $0x6000; push $0x5000; push $0x3000; push $0x4000; push $0x2000; push $0x100; push %0; push $0x1000; push $0;"
+    "mov $0x1111, %%ecx; mov $0x2222, %%edx; mov $0x40, %%ebx; iret" : : "r"(v86_flags | 0x20002), "a"(0x12345678));
+}
+/* RF is left out: TCG does not set it. */
+static int tell_frame(struct frame *f) {
+  field(" ip ", f->cs == 0x1000 || f->flags & 0x20000 ? f->ip : 0);
+  field(" cs ", f->cs);
+  field(" flags ", f->flags & ~0x108d5);
+  if (f->flags & 0x20000) {
+    field(" sp ", f->sp);
+    field(" ss ", f->ss);
+    field(" es ", f->es);
+    field(" ds ", f->ds);
+    field(" fs ", f->fs);
+    field(" gs ", f->gs);
+    field(" ax ", f->ax);
+    field(" top ", *(u16 *)(f->ss * 16 + (f->sp & 0xffff)));
+  }
+  u32 ds, fs;
+  __asm__ volatile("mov %%ds, %0; mov %%fs, %1" : "=r"(ds), "=r"(fs));
+  field(" now fs ", fs);
+  return 0;
+}
+static const struct { const char *name; u8 bytes[14]; } v86_instructions[] = {
+  {"int3", {0xcc}}, {"hlt", {0xf4}}, {"cli", {0xfa, 0xcc}}, {"sti", {0xfb, 0xcc}}, {"pushf", {0x9c, 0xcc}},
+  {"pushfd", {0x66, 0x9c, 0xcc}}, {"popf", {0x68, 0x02, 0x72, 0x9d, 0xcc}}, {"popfd", {0x66, 0x68, 0x02, 0x72, 0x20, 0, 0x66, 0x9d, 0xcc}},
+  {"int 80", {0xcd, 0x80}}, {"int 40", {0xcd, 0x40}}, {"icebp after cli", {0xfa, 0xcc}}, {"into", {0xb0, 0x7f, 0x04, 1, 0xce, 0xcc}},
+  {"iret", {0x68, 0x02, 0x70, 0x0e, 0x68, 0x20, 0, 0xcf}}, {"iretd", {0x66, 0x68, 2, 0, 0, 0, 0x66, 0x0e, 0x66, 0x6a, 0x20, 0x66, 0xcf}},
+  {"in", {0xe4, 0x71, 0xb0, 1, 0xcc}}, {"in refused", {0xe4, 0x72, 0xcc}}, {"mov cr0", {0x0f, 0x20, 0xc0}},
+  {"mov dr0", {0x0f, 0x21, 0xc0}}, {"lmsw", {0x0f, 0x01, 0xf0}}, {"smsw", {0x0f, 0x01, 0xe0, 0xcc}}, {"sgdt", {0x0f, 0x01, 0x06, 0, 0, 0xcc}},
+  {"lgdt", {0x0f, 0x01, 0x16, 0, 0}}, {"lldt", {0x0f, 0, 0xd0}}, {"sldt", {0x0f, 0, 0xc0}}, {"str", {0x0f, 0, 0xc8}}, {"lar", {0x0f, 2, 0xc0}},
+  {"verr", {0x0f, 0, 0xe0}}, {"arpl", {0x63, 0xc0}}, {"clts", {0x0f, 6}}, {"invd", {0x0f, 8}}, {"wbinvd", {0x0f, 9}},
+  {"rdmsr", {0x0f, 0x32}}, {"wrmsr", {0x0f, 0x30}}, {"invlpg", {0x0f, 1, 0x3e, 0, 0}}, {"ud2", {0x0f, 0x0b}}, {"div", {0x31, 0xc9, 0xf7, 0xf1}},
+  {"mov ds", {0xb8, 0x34, 0x12, 0x8e, 0xd8, 0xcc}}, {"mov ss", {0xb8, 0x34, 0x12, 0x8e, 0xd0, 0xcc}}, {"mov fs", {0x8e, 0xe0, 0xcc}},
+  {"lds", {0xc5, 0x06, 0, 0, 0xcc}}, {"pop es", {0x6a, 0x77, 0x07, 0xcc}}, {"push cs", {0x0e, 0xcc}},
+  {"far jmp", {0xea, 0x10, 0, 0x01, 0x10}}, {"far call", {0x9a, 0x10, 0, 0x01, 0x10}}, {"retf", {0x68, 0x01, 0x10, 0x6a, 0x20, 0xcb}},
+  {"load ds", {0xa1, 0, 0, 0xcc}}, {"cs store", {0x2e, 0xc6, 0x06, 0x08, 0, 0xf4, 0x90, 0x90, 0x90}}, {"rep movs", {0xf3, 0xa4, 0xcc}},
+  {"sysexit", {0x0f, 0x35}}, {"enter", {0xc8, 0x10, 0, 0, 0xcc}}, {"pusha", {0x60, 0xcc}}, {"esi", {0x67, 0x66, 0x8b, 0x03, 0xcc}},
+};
+static void virtual_mode(void) {
+  *(u16 *)(tss + 0x66) = 0x68;
+  for (int i = 0; i < 0x2001; i++) tss[0x68 + i] = 0xff;
+  tss[0x68 + 0x71 / 8] = 0xfd;
+  on_event = tell_frame;
+  for (int level = 0; level < 4; level += 3) {
+    v86_flags = level << 12;
+    for (unsigned i = 0; i < sizeof v86_instructions / sizeof *v86_instructions; i++) {
+      for (int b = 0; b < 64; b++) v86_code[b] = 0xcc;
+      for (int b = 0; b < 14; b++) if (v86_instructions[i].bytes[b]) v86_code[b] = v86_instructions[i].bytes[b];
+      for (int b = 0; b < 14; b++) if (b < 13 && !v86_instructions[i].bytes[b] && v86_instructions[i].bytes[b + 1]) v86_code[b] = 0;
+      if (v86_instructions[i].bytes[0] == 0x0f && !v86_instructions[i].bytes[1]) v86_code[1] = 0;
+      *(u32 *)0x30000 = 0x12345678;
+      *(u32 *)0x30040 = 0x9abcdef0;
+      gate(3, (word)stub_table + 3 * 16, CODE, 0xee);
+      gate(4, (word)stub_table + 4 * 16, CODE, 0xee);
+      print(v86_instructions[i].name);
+      field(" iopl ", level);
+      tell(try(to_v86));
+      print("\n");
+    }
+  }
+  /* Gates that virtual-8086 mode may not go through: another privilege, conforming code; 16-bit gates. */
+  v86_code[0] = 0xcd;
+  v86_code[1] = 0x99;
+  v86_flags = 0x3000;
+  static const u8 accesses[] = {0x9b, 0x9f, 0xfb, 0xff, 0xdb, 0x93, 0x1b};
+  for (unsigned i = 0; i < sizeof accesses; i++) {
+    gdt[TEST / 8] = descriptor(0, 0xfffff, accesses[i], 0xc);
+    gate(0x99, (word)stub_table + 0x99 * 16, TEST, 0xee);
+    field("gate to ", accesses[i]);
+    tell(try(to_v86));
+    print("\n");
+  }
+  gate(0x99, (word)stub_table + 0x99 * 16, CODE, 0x8e);
+  print("gate of dpl 0");
+  tell(try(to_v86));
+  print("\n");
+  on_event = 0;
+  *(u16 *)(tss + 0x66) = 0x2068;
+}
+
+/* Hardware task switches. */
+enum { TASK = 0x40, TASK16 = 0x48, HANDLER = 0x50, GATE = 0x58, LDT = 0x60, HANDLERS = 0x68 };
+struct tss32 {
+  u32 link, esp0, ss0, esp1, ss1, esp2, ss2, cr3, eip, eflags, eax, ecx, edx, ebx, esp, ebp, esi, edi;
+  u32 es, cs, ss, ds, fs, gs, ldt;
+  u16 trap, map;
+};
+struct tss16 {
+  u16 link, sp0, ss0, sp1, ss1, sp2, ss2, ip, flags, ax, cx, dx, bx, sp, bp, si, di, es, cs, ss, ds, ldt;
+};
+static struct tss32 task, handler;
+static struct tss16 small;
+static u8 task_stack[4096], handler_stack[4096], kernel_stack[4096];
+#define MAIN ((struct tss32 *)tss)
+/* The task under test: tells where it is, returns by IRET; by a jump to the main task the second time. */
+extern void task_entry(void), handler_entry(void), task_jumps(void), task_forward(void);
+__asm__(
+  ".text; .globl task_entry, handler_entry, task_jumps, task_forward\n"
+  "task_entry: call in_task; iret; jmp task_entry\n"
+  "task_jumps: call in_task; ljmp $0x28, $0; jmp task_jumps\n"
+  "handler_entry: mov %ebx, task_vector; call in_handler; ljmp $0x28, $0; jmp handler_entry\n");
+static u64 ldt[4];
+static u32 access_of(int selector) { return gdt[selector / 8] >> 40 & 0xff; }
+static void tell_task(void) {
+  u32 tr, flags, cr0;
+  u16 local;
+  __asm__ volatile("str %0; pushf; pop %1; mov %%cr0, %2; sldt %3" : "=r"(tr), "=r"(flags), "=r"(cr0), "=m"(local));
+  field(" tr ", tr);
+  field(" nt ", flags >> 14 & 1);
+  field(" if ", flags >> 9 & 1);
+  field(" ts ", cr0 >> 3 & 1);
+  field(" ldt ", local);
+  field(" main ", access_of(TSS));
+  field(" task ", access_of(TASK));
+  field(" 16 ", access_of(TASK16));
+}
+volatile int task_vector;
+void in_task(void) {
+  print(" [");
+  tell_task();
+  field(" link ", task.link & 0xffff);
+  field(" saved ", MAIN->eflags & 0x4200);
+  print(" ]");
+  __asm__ volatile("clts");
+}
+static int handler_tells;
+/* An exception or interrupt came through a task gate; the main task goes on. */
+void in_handler(void) {
+  last_vector = 1000;
+  MAIN->eip = (word)recover;
+  MAIN->eax = 1;
+  if (handler_tells) {
+    print(" (");
+    tell_task();
+    field(" link ", handler.link & 0xffff);
+    field(" esp ", (word)handler_stack + sizeof handler_stack - handler.esp);
+    print(" )");
+  }
+  gdt[TSS / 8] &= ~(2ull << 40);
+  gdt[TASK / 8] &= ~(2ull << 40);
+  __asm__ volatile("clts; pushf; andl $~0x4000, (%%esp); popf" : : : "memory");
+}
+static void prepare(void (*entry)(void)) {
+  gdt[TASK / 8] = descriptor((word)&task, 0x67, 0x89, 0);
+  gdt[TASK16 / 8] = descriptor((word)&small, 0x2b, 0x81, 0);
+  gdt[HANDLER / 8] = descriptor((word)&handler, 0x67, 0x89, 0);
+  gdt[LDT / 8] = descriptor((word)ldt, 31, 0x82, 0);
+  task = (struct tss32){.esp0 = (word)kernel_stack + 4096, .ss0 = DATA, .eip = (word)entry, .eflags = 2, .esp = (word)task_stack + 4096,
+    .es = DATA, .cs = CODE, .ss = DATA, .ds = DATA, .eax = 1, .ldt = LDT, .map = 0x68};
+  handler = (struct tss32){.eip = (word)handler_entry, .eflags = 2, .esp = (word)handler_stack + 4096, .es = DATA, .cs = CODE, .ss = DATA, .ds = DATA, .map = 0x68};
+}
+static void task_gate(int vector, int selector, int access) {
+  idt[vector] = (u64)selector << 16 | (u64)access << 40;
+}
+/* Back to the main task, whatever became of it. */
+static void main_task(void) {
+  gdt[TSS / 8] = descriptor((word)tss, 0x2068, 0x89, 0);
+  __asm__ volatile("ltr %w0; clts; xor %%eax, %%eax; lldt %%ax; pushf; andl $~0x4000, (%%esp); popf" : : "r"(TSS) : "eax");
+}
+static void call_task(void) { __asm__ volatile("lcall $0x40, $0" : : : "memory"); }
+static void jump_task(void) { __asm__ volatile("ljmp $0x40, $0" : : : "memory"); }
+static void call_small(void) { __asm__ volatile("lcall $0x48, $0" : : : "memory"); }
+static void call_gate(void) { __asm__ volatile("lcall $0x58, $0" : : : "memory"); }
+static void int_task(void) { __asm__ volatile("int $0x99" : : : "memory"); }
+static void bad_selector(void) { __asm__ volatile("mov %0, %%fs" : : "r"(0x7f8)); }
+static void return_nested(void) { __asm__ volatile("pushf; orl $0x4000, (%esp); popf; iret"); }
+static void user_call(void) { __asm__ volatile("lcall $0x40, $0; int $0x80"); }
+static void user_gate(void) { __asm__ volatile("lcall $0x58, $0; int $0x80"); }
+static void user_int_task(void) { __asm__ volatile("int $0x99; int $0x80"); }
+static void start_user(void) {
+  __asm__ volatile("push %0; push %1; push $2; push %2; push %3; iret"
+                   : : "r"(UDATA), "r"(user_stack + sizeof user_stack), "r"(UCODE), "r"(user_function));
+}
+static void attempt(const char *name, void (*f)(void)) {
+  print(name);
+  tell(try(f));
+  tell_task();
+  print("\n");
+  main_task();
+}
+static void tasks(void) {
+  prepare(task_entry);
+  gate(0x99, 0, 0, 0);
+  attempt("call", call_task);
+  attempt("call again", call_task);
+  prepare(task_jumps);
+  attempt("jump", jump_task);
+  task.ds = 0; task.es = 0; task.ds = DATA; task.es = DATA;
+  attempt("jump again", jump_task);
+  prepare(task_entry);
+  gdt[GATE / 8] = (u64)TASK << 16 | 0xe5ull << 40;
+  attempt("call gate", call_gate);
+  task_gate(0x99, TASK, 0xe5);
+  prepare(task_entry);
+  attempt("int", int_task);
+  user_function = user_call;
+  prepare(task_entry);
+  attempt("user call, dpl 0", start_user);
+  prepare(task_entry);
+  user_function = user_gate;
+  attempt("user call gate", start_user);
+  prepare(task_entry);
+  user_function = user_int_task;
+  attempt("user int", start_user);
+  gdt[GATE / 8] = (u64)TASK << 16 | 0x85ull << 40;
+  prepare(task_entry);
+  user_function = user_gate;
+  attempt("user call gate of dpl 0", start_user);
+  attempt("call gate not there", (gdt[GATE / 8] = (u64)TASK << 16 | 5ull << 40, call_gate));
+  gdt[GATE / 8] = (u64)(TASK | 4) << 16 | 0x85ull << 40;
+  attempt("call gate to the ldt", call_gate);
+  gdt[GATE / 8] = (u64)CODE << 16 | 0x85ull << 40;
+  attempt("call gate to code", call_gate);
+  gdt[GATE / 8] = 0x85ull << 40;
+  attempt("call gate to null", call_gate);
+  /* Kinds of descriptors and limits. */
+  for (int access = 0x80; access < 0x90; access++) {
+    prepare(task_entry);
+    /* Call gates are no tasks; a 16-bit TSS may be as short as this. */
+    if (access == 0x84 || access == 0x8c || access == 0x81) continue;
+    gdt[TASK / 8] = descriptor((word)&task, 0x66, access, 0);
+    field("access ", access);
+    attempt(", short", call_task);
+  }
+  prepare(task_entry);
+  gdt[TASK / 8] = descriptor((word)&task, 0x67, 9, 0);
+  attempt("not there", call_task);
+  prepare(task_entry);
+  gdt[TASK16 / 8] = descriptor((word)&small, 0x2a, 0x81, 0);
+  attempt("16 bits, short", call_small);
+  /* IRET of a task that is not nested. */
+  prepare(task_entry);
+  static const u16 links[] = {0, TASK, DATA, 0x7f8, TASK | 4};
+  for (unsigned i = 0; i < sizeof links / sizeof *links; i++) {
+    *(u16 *)tss = links[i];
+    field("link ", links[i]);
+    attempt("", return_nested);
+  }
+  /* Exceptions through task gates, with and without an error code. */
+  handler_tells = 1;
+  prepare(task_entry);
+  task_gate(13, HANDLER, 0x85);
+  attempt("#GP by a task", bad_selector);
+  gate(13, (word)stub_table + 13 * 16, CODE, 0x8e);
+  task_gate(0x99, HANDLER, 0x85);
+  prepare(task_entry);
+  attempt("int by a task", int_task);
+  task_gate(0x99, HANDLER, 5);
+  attempt("int, gate not there", int_task);
+  task_gate(0x99, CODE, 0x85);
+  attempt("int, gate to code", int_task);
+  handler_tells = 0;
+  /* A 16-bit task: its code lies below 64 KiB. */
+  u8 *low_code = (u8 *)0x7000;
+  low_code[0] = 0xcf;
+  gdt[TEST / 8] = descriptor(0, 0xffff, 0x9b, 0);
+  gdt[TEST2 / 8] = descriptor(0, 0xffff, 0x93, 0);
+  prepare(task_entry);
+  small = (struct tss16){.ip = 0x7000, .flags = 2, .ax = 0x1234, .sp = 0x6ff0, .es = TEST2, .cs = TEST, .ss = TEST2, .ds = TEST2};
+  attempt("16 bits", call_small);
+  field("link ", small.link);
+  field(" ip ", small.ip);
+  field(" ax ", small.ax);
+  print("\n");
+  /* Virtual-8086 mode by a task switch. */
+  prepare(task_entry);
+  v86_code[0] = 0xcc;
+  task.eflags = 0x20002;
+  task.eip = 0; task.esp = 0x100; task.ldt = 0;
+  task.cs = 0x1000; task.ss = 0x2000; task.es = 0x4000; task.ds = 0x3000; task.fs = 0x5000; task.gs = 0x6000;
+  on_event = tell_frame;
+  attempt("virtual task", call_task);
+  on_event = 0;
+  /* What is wrong with the new task's segments is the new task's fault: handlers are tasks, its stack may not be there. */
+  static struct tss32 handlers[4];
+  static const struct { const char *name; u32 *field; u32 good; } segments[] = {
+    {"cs", &task.cs, 0x9b}, {"ss", &task.ss, 0x93}, {"ds", &task.ds, 0x93}, {"gs", &task.gs, 0x93}, {"ldt", &task.ldt, 0x82},
+  };
+  for (unsigned s = 0; s < sizeof segments / sizeof *segments; s++) {
+    for (int rpl = 0; rpl < 4; rpl += 3) {
+      for (int access = 0; access < 256; access++) {
+        if (access % 16 == 0) {
+          print(segments[s].name);
+          field(" rpl ", rpl);
+          field(" ", access);
+          print(":");
+        }
+        prepare(task_entry);
+        gdt[TEST / 8] = descriptor(0, 0xfffff, access, s == 4 ? 0 : 0xc);
+        *segments[s].field = TEST | rpl;
+        /* The task only returns: its user mode has no way to tell. */
+        extern void task_returns(void);
+        task.eip = (word)task_returns;
+        last_vector = -1;
+        for (int i = 0; i < 4; i++) {
+          handlers[i] = handler;
+          handlers[i].ebx = 10 + i;
+          gdt[HANDLERS / 8 + i] = descriptor((word)&handlers[i], 0x67, 0x89, 0);
+          task_gate(10 + i, HANDLERS + i * 8, 0x85);
+        }
+        task_vector = -1;
+        for (int i = 0; i < 16; i++) handler_stack[4080 + i] = 0;
+        int seen = try(call_task);
+        u32 error = *(u32 *)(handler_stack + 4092);
+        if (task_vector < 0) print(" ok");
+        else {
+          field(" #", task_vector);
+          field("/", error);
+          if (handlers[task_vector - 10].link != TASK) field("@", handlers[task_vector - 10].link);
+        }
+        main_task();
+        if (access % 16 == 15) print("\n");
+      }
+    }
+  }
+  for (int vector = 10; vector < 14; vector++) gate(vector, (word)stub_table + vector * 16, CODE, 0x8e);
+}
+__asm__(".text; .globl task_returns; task_returns: iret; jmp task_returns");
+
 static void limits(void) {
   data_limits();
   fetch_limits();
@@ -241,6 +566,17 @@ static void limits(void) {
   far_limits();
   small_code();
   stack_limits();
+  /* T in a TSS: a debug exception before the task's first instruction. */
+  prepare(task_entry);
+  task.trap = 1;
+  print("trap");
+  tell(try(call_task));
+  word dr6;
+  __asm__ volatile("mov %%dr6, %0" : "=r"(dr6));
+  field(" dr6 ", dr6);
+  field(" at ", last_ip - (word)task_entry);
+  print("\n");
+  main_task();
 }
 
 void main(void) {
@@ -261,5 +597,9 @@ void main(void) {
   *(u16 *)(tss + 0x66) = 0x2068;
   __asm__ volatile("ltr %w0" : : "r"(TSS));
   if (*command_line == 's') limits();
+  else {
+    virtual_mode();
+    tasks();
+  }
   print("end\n");
 }
