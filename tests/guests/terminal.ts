@@ -70,6 +70,11 @@ export class Terminal {
     for (const wake of this.#wake.splice(0)) wake();
   }
 
+  /** Its process: setpriv becomes the program. */
+  get pid(): number {
+    return this.#child.pid;
+  }
+
   /** Everything the program has written to standard output until now. */
   get output(): string {
     return this.#output;
