@@ -14,6 +14,7 @@ import type {
   Waker,
   WakerHandle,
 } from "../../core/hypervisor.ts";
+import { adviseHugePages, hostAddress } from "./host_memory.ts";
 import { type Layout, layoutFor, PageAttribute, Shared } from "./layout.ts";
 import { Mailbox } from "./mailbox.ts";
 import { testMode, withSandbox, writeTestMode } from "./test_mode.ts";
@@ -161,6 +162,12 @@ export class SoftPartition implements Partition {
 }
 
 function makeMemory(layout: Layout): WebAssembly.Memory {
+  const memory = reserveMemory(layout);
+  adviseHugePages(memory);
+  return memory;
+}
+
+function reserveMemory(layout: Layout): WebAssembly.Memory {
   const pages = Math.ceil(layout.total / 65536);
   try {
     if (layout.memory64) {
@@ -170,15 +177,5 @@ function makeMemory(layout: Layout): WebAssembly.Memory {
     return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   } catch {
     throw new RangeError(`the host has not ${Math.ceil(layout.ram / 2 ** 20)} MiB of memory for the guest`);
-  }
-}
-
-/** The address of the memory, for system calls; found through FFI where that is allowed, else 0. */
-function hostAddress(buffer: ArrayBufferLike, offset: number): number {
-  try {
-    const view = new Uint8Array(buffer as ArrayBuffer, offset, 1);
-    return Number(Deno.UnsafePointer.value(Deno.UnsafePointer.of(view)));
-  } catch {
-    return 0;
   }
 }
