@@ -261,15 +261,27 @@ export class Core implements HandlerSource {
   /** Puts a block into the table that the loop looks into. */
   private enter({ address, set }: CachedBlock, key: bigint): void {
     const { view, bytes } = this;
-    // It becomes the first of its set; the last one goes, unless there is room before it or one with the same key.
-    let last = set;
-    const end = set + BlockTable.SET - BlockTable.ENTRY;
-    while (last < end && view.getUint32(last + 8, true) !== 0 && view.getBigUint64(last, true) !== key) {
-      last += BlockTable.ENTRY;
+    // It becomes the first of its set, and takes the first free place or that of its own key; without one, the last
+    // block of the set goes to the other set of the pair, if that has room.
+    const last = set + BlockTable.SET - BlockTable.ENTRY;
+    let place = this.placeIn(set, key);
+    if (place < 0) {
+      place = last;
+      const other = this.placeIn(otherSet(set), view.getBigUint64(last, true));
+      if (other >= 0) bytes.copyWithin(other, last, last + BlockTable.ENTRY);
     }
-    bytes.copyWithin(set + BlockTable.ENTRY, set, last);
+    bytes.copyWithin(set + BlockTable.ENTRY, set, place);
     view.setBigUint64(set, key, true);
     view.setUint32(set + 8, address, true);
+  }
+
+  /** The place of a set that a key has, or the first free one, or -1. */
+  private placeIn(set: number, key: bigint): number {
+    const { view } = this;
+    for (let place = set; place < set + BlockTable.SET; place += BlockTable.ENTRY) {
+      if (view.getUint32(place + 8, true) === 0 || view.getBigUint64(place, true) === key) return place;
+    }
+    return -1;
   }
 
   private remember(page: number, block: CachedBlock): void {
@@ -320,10 +332,12 @@ export class Core implements HandlerSource {
     for (const { address, set, ops, mode, physical } of blocks) {
       this.known.get(mode)?.delete(physical | 0);
       this.view.setBigUint64(address + Block.KEY, 0n, true);
-      for (let place = set; place < set + BlockTable.SET; place += BlockTable.ENTRY) {
-        if (this.view.getUint32(place + 8, true) !== address) continue;
-        this.view.setBigUint64(place, 0n, true);
-        this.view.setUint32(place + 8, 0, true);
+      for (const half of [set, otherSet(set)]) {
+        for (let place = half; place < half + BlockTable.SET; place += BlockTable.ENTRY) {
+          if (this.view.getUint32(place + 8, true) !== address) continue;
+          this.view.setBigUint64(place, 0n, true);
+          this.view.setUint32(place + 8, 0, true);
+        }
       }
       for (let i = 0; i < ops; i++) {
         this.view.setUint16(address + Block.OPS + i * Op.BYTES + Op.HANDLER, this.staleHandler, true);
@@ -382,8 +396,8 @@ export class Core implements HandlerSource {
   }
 
   /** Address of the decoded block, or 0. */
-  private blockAt(physical: number, mode: bigint): number {
-    const block = this.known.get(Number(mode >> 52n))?.get(physical | 0);
+  private blockAt(physical: number, mode: number): number {
+    const block = this.known.get(mode)?.get(physical | 0);
     return block !== undefined && block.physical === physical ? block.address : 0;
   }
 
@@ -420,4 +434,9 @@ export class Core implements HandlerSource {
   get stateView(): DataView {
     return this.state;
   }
+}
+
+/** The set that takes what a set has no room for: the other one of two beside each other. */
+function otherSet(set: number): number {
+  return set % (2 * BlockTable.SET) === 0 ? set + BlockTable.SET : set - BlockTable.SET;
 }

@@ -199,7 +199,8 @@ export const InstructionTlb = { ENTRIES: 256, ENTRY: 16, BYTES: 256 * 16, PRIVIL
 
 /**
  * Hash table of decoded blocks: entries of 16 bytes, i64 key (0: empty), u32 address of the block. A set is a line of the
- * host's cache and holds the blocks of {@link BlockTable.CODE} bytes of code: what runs together lies together.
+ * host's cache and holds the blocks of {@link BlockTable.CODE} bytes of code: what runs together lies together. The
+ * other set of a pair takes what finds no room.
  */
 export const BlockTable = { SETS: 131072, WAYS: 4, ENTRY: 16, SET: 64, CODE: 32, BYTES: 131072 * 64 } as const;
 

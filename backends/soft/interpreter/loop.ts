@@ -94,10 +94,15 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
         const set = f.i32(low.shrU(5).xor(low.shrU(19)).and(BlockTable.SETS - 1).shl(6));
         const slot = f.pointer(pointerOf32(set).add(f.place(CpuArea.BLOCK_TABLE)));
         f.block((found: Label) => {
-          for (let way = 0; way < BlockTable.WAYS; way++) {
-            if (way > 0) f.set(slot, slot.add(BlockTable.ENTRY));
-            f.brIf(found, slot.i64(0).eq(key));
-          }
+          const search = () => {
+            for (let way = 0; way < BlockTable.WAYS; way++) {
+              if (way > 0) f.set(slot, slot.add(BlockTable.ENTRY));
+              f.brIf(found, slot.i64(0).eq(key));
+            }
+          };
+          search();
+          f.set(slot, pointerOf32(set.xor(BlockTable.SET)).add(f.place(CpuArea.BLOCK_TABLE)));
+          search();
           leaveForBlock(Leave.DECODE);
         });
         f.set(block, pointerOf32(slot.i32(8)));

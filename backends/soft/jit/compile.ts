@@ -29,6 +29,9 @@ const PATIENCE = 5;
  */
 export const DEFAULT_THRESHOLD = 16_000;
 
+/** A block that has run this part of the threshold is compiled along with one that is hot. */
+const WARM = 64;
+
 /** The physical address in a block's key. */
 const PHYSICAL = (1n << 52n) - 1n;
 
@@ -48,8 +51,8 @@ export interface RegionHost {
   link(exports: WebAssembly.Exports): void;
   /** Address in the memory of a guest physical address, or -1. */
   hostOf(physical: number): number;
-  /** Address of the decoded block with this key, or 0. */
-  blockAt(physical: number, key: bigint): number;
+  /** Address of the decoded block at a physical address, or 0; `mode` is the block's key without its low 52 bits. */
+  blockAt(physical: number, mode: number): number;
   /** Physical address of the page of a linear address, where the instruction TLB knows it, or -1. */
   fetched(linear: bigint): number;
   /** Page number, for {@link RegionJit.dropPage}. */
@@ -136,7 +139,7 @@ export class RegionJit {
     const module = new Module();
     const made: { number: number; pages: number[]; physical: number; mode: bigint }[] = [];
     for (const { physical, mode, before, after } of batch) {
-      if (this.byKey.has(BigInt(physical) | mode) || host.blockAt(physical, mode) === 0) continue;
+      if (this.byKey.has(BigInt(physical) | mode) || host.blockAt(physical, modeNumber(mode)) === 0) continue;
       const first = physical - physical % 4096;
       const places = [before, first, after].map((page) => (page < 0 ? -1 : host.hostOf(page)));
       if (places[1] < 0) continue;
@@ -146,12 +149,13 @@ export class RegionJit {
       bytes.set(host.bytes.subarray(places[1], places[1] + 4096), -origin);
       if (places[2] >= 0) bytes.set(host.bytes.subarray(places[2], places[2] + 4096), 4096 - origin);
       const pageAt = (offset: number) => (offset < 0 ? before : offset < 4096 ? first : after);
+      const bits = modeNumber(mode);
       const region = findRegion({
         bytes,
         origin,
         entry: physical % 4096,
         key: mode,
-        known: (offset) => host.blockAt(pageAt(offset) + (offset & 4095), mode) !== 0,
+        warm: (offset) => this.isWarm(host.blockAt(pageAt(offset) + (offset & 4095), bits)),
       });
       if (region === null) continue;
       const others = region.otherPages.map((distance) => ({ distance, physical: pageAt(distance * 4096) }));
@@ -175,13 +179,21 @@ export class RegionJit {
           if (list) list.push(key);
           else this.pages.set(page, [key]);
         }
-        host.view.setInt32(host.blockAt(physical, mode) + Block.HEAT, -number, true);
+        host.view.setInt32(host.blockAt(physical, modeNumber(mode)) + Block.HEAT, -number, true);
       }
       statistics.regions += made.length;
       statistics.compiled += made.length;
     }
     statistics.modules++;
     statistics.milliseconds += performance.now() - start;
+  }
+
+  /** Whether a block has been run often enough to be worth compiling along with others. */
+  private isWarm(block: number): boolean {
+    if (block === 0) return false;
+    const heat = this.host.view.getInt32(block + Block.HEAT, true);
+    // Above the threshold: it has been hot once and waits, or is none of its own region.
+    return heat <= this.threshold - Math.floor(this.threshold / WARM) || heat > this.threshold;
   }
 
   /** The code of a page has changed; its blocks are gone already. */
@@ -209,7 +221,11 @@ export class RegionJit {
     this.statistics.regions--;
     // The entry's block may be of another page, and stay.
     const physical = Number(key & PHYSICAL);
-    const block = host.blockAt(physical, key & ~PHYSICAL);
+    const block = host.blockAt(physical, modeNumber(key));
     if (block !== 0) host.view.setInt32(block + Block.HEAT, this.threshold, true);
   }
+}
+
+function modeNumber(key: bigint): number {
+  return Number(key >> 52n);
 }

@@ -22,7 +22,7 @@ import { type Pointer, pointerOf } from "../wasm/memory.ts";
 import { declare } from "../wasm/module.ts";
 import { type I32, i32, type I64, i64, Type, type V128 } from "../wasm/values.ts";
 import type { RegionFunc } from "./function.ts";
-import { flagResult, unresolved } from "./support.ts";
+import { flagResult, regionPage, unresolved } from "./support.ts";
 
 const flagBitsOf = declare("flag_bits", [Type.i32, Type.i64, Type.i64, Type.i64], Type.i32);
 
@@ -162,14 +162,18 @@ export class RegionEmitter extends Emitter {
     const { f } = this;
     f.set(this.page, f.s64(State.RIP).sub(entryOffset));
     for (const { distance, physical } of otherPages) {
-      // Mapped as when the region was made, or not known just now: then the interpreter runs.
+      // Mapped as when the region was made, or the interpreter runs.
       const linear = f.i64(this.page.add(distance * 4096));
       const slot = pointerOf(linear.shrU(12 - 4).and((InstructionTlb.ENTRIES - 1) << 4));
       const entry = f.pointer(slot.add(f.sPointer(State.INSTRUCTION_TLB)));
       f.if(entry.i64(0).ne(linear).or(entry.i64(8).ne(physical)), () => {
         f.markCold();
-        f.set32(State.FAULT, Fault.RETRY);
-        f.return(this.budget);
+        const mapped = f.i32(0);
+        f.if(entry.i64(0).ne(linear), () => f.set(mapped, f.call32(regionPage, linear, i64(physical))));
+        f.if(mapped.eqz(), () => {
+          f.set32(State.FAULT, Fault.RETRY);
+          f.return(this.budget);
+        });
       });
     }
     f.set(this.tlbBase, f.sPointer(State.TLB));

@@ -55,8 +55,8 @@ export interface RegionCode {
   entry: number;
   /** Mode bits of the block's key. */
   key: bigint;
-  /** Whether the code at an offset has ever been run: what has not is not compiled. */
-  known(offset: number): boolean;
+  /** Whether a block at an offset has been decoded and run often enough: what has not is not compiled. */
+  warm(offset: number): boolean;
 }
 
 /** Whether regions may hold an instruction. */
@@ -71,7 +71,7 @@ function compilable(i: Instruction, key: bigint): boolean {
 }
 
 /** Finds the region of an entry; null when nothing of it can be compiled. */
-export function findRegion({ bytes, origin, entry, key, known }: RegionCode): Region | null {
+export function findRegion({ bytes, origin, entry, key, warm }: RegionCode): Region | null {
   const end = origin + bytes.length;
   const decoded = new Map<number, Instruction>();
   const leaders = new Set<number>([entry]);
@@ -81,7 +81,7 @@ export function findRegion({ bytes, origin, entry, key, known }: RegionCode): Re
   const pages = new Set<number>();
   const lead = (offset: number) => {
     if (offset < origin || offset >= end || leaders.has(offset)) return;
-    if (leaders.size >= MAXIMUM_BLOCKS || !known(offset)) return;
+    if (leaders.size >= MAXIMUM_BLOCKS || !warm(offset)) return;
     leaders.add(offset);
     work.push(offset);
   };
@@ -92,7 +92,7 @@ export function findRegion({ bytes, origin, entry, key, known }: RegionCode): Re
       if (typeof i === "number" || !compilable(i, key)) break;
       const next = at + i.length;
       // A page is watched for stores only while something of it has been decoded by the interpreter.
-      const boundary = next >> 12 !== at >> 12 && !known(next);
+      const boundary = next >> 12 !== at >> 12 && !warm(next);
       if (boundary && (next - 1) >> 12 !== at >> 12) break;
       decoded.set(at, i);
       pages.add(at >> 12).add((next - 1) >> 12);
@@ -107,7 +107,7 @@ export function findRegion({ bytes, origin, entry, key, known }: RegionCode): Re
           const targets: number[] = [];
           const last = Math.min(end, next + TARGET_DISTANCE);
           for (let o = Math.max(origin, at - TARGET_DISTANCE); o < last && targets.length < MAXIMUM_TARGETS; o++) {
-            if (known(o)) targets.push(o);
+            if (warm(o)) targets.push(o);
           }
           jumps.set(at, targets);
           targets.forEach(lead);

@@ -1,12 +1,12 @@
 /** Functions of the core's kind that only regions call. */
 import { type CpuFunc, declare, defineCpuFunction, type Target } from "../cpu_function.ts";
-import { Access, guard, hostOf, translate } from "../cpu/mmu.ts";
+import { Access, fetchTranslate, guard, hostOf, translate } from "../cpu/mmu.ts";
 import { Fault, store128Slow, storeSlow } from "../emitter.ts";
 import { FlagKind } from "../flags.ts";
 import { PageAttribute, State } from "../layout.ts";
 import { type Pointer, pointerOf } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
-import { type I64, Type } from "../wasm/values.ts";
+import { type I32, type I64, Type } from "../wasm/values.ts";
 
 /**
  * As the emitter's slow stores; but a store to a page that holds code is not done: FAULT becomes RETRY, so that the
@@ -18,6 +18,12 @@ export const regionStore128 = declare("region_store128", [Type.i64, Type.v128], 
 /** (kind as in {@link unresolved}, a, b, result) -> result, computed from a and b where the kind says so. */
 export const flagResult = declare("region_flag_result", [Type.i32, Type.i64, Type.i64, Type.i64], Type.i64);
 
+/**
+ * (linear, physical) -> 1 when a page of code is mapped as when a region was made and has not changed; the instruction
+ * TLB knows it then. 0 when not, or when it cannot be fetched from: that is an exception only where it is jumped to.
+ */
+export const regionPage = declare("region_page", [Type.i64, Type.i64], Type.i32);
+
 /** A kind of flags whose result has not been stored: it is A ± B, sign-extended from `bits`. */
 export function unresolved(kind: number, bits: number): number {
   return kind | (bits << 8);
@@ -25,18 +31,33 @@ export function unresolved(kind: number, bits: number): number {
 
 export function defineRegionSupport(module: Module, target: Target): void {
   const attributesAt = target.layout.pageAttributes;
+  const attributeOf = (f: CpuFunc, host: Pointer): I32 =>
+    pointerOf(host.sub(target.layout.ramBase).wide().shrU(12)).u8(attributesAt);
   const refuseCode = (f: CpuFunc, address: I64) => {
     const physical = f.i64(f.call64(translate, address, Access.WRITE));
     guard(f);
     const host = f.pointer(f.callPointer(hostOf, physical, 1));
     f.if(host.eqz().eqz(), () => {
-      const attribute: Pointer = pointerOf(host.sub(target.layout.ramBase).wide().shrU(12));
-      f.if(attribute.u8(attributesAt).has(PageAttribute.HAS_CODE), () => {
+      f.if(attributeOf(f, host).has(PageAttribute.HAS_CODE), () => {
         f.set32(State.FAULT, Fault.RETRY);
         f.return();
       });
     });
   };
+  defineCpuFunction(module, target, regionPage, (f) => {
+    const linear = f.parameter64(0);
+    const physical = f.parameter64(1);
+    const cr2 = f.i64(f.s64(State.CR2));
+    const found = f.i64(f.call64(fetchTranslate, linear));
+    f.if(f.s32(State.FAULT), () => {
+      f.set32(State.FAULT, Fault.NONE);
+      f.set64(State.CR2, cr2);
+      f.return(0);
+    });
+    f.if(found.ne(physical), () => f.return(0));
+    // It may just have been found to hold other bytes: then the region is no more.
+    f.return(attributeOf(f, f.pointer(f.callPointer(hostOf, physical, 0))).and(PageAttribute.HAS_CODE));
+  });
   defineCpuFunction(module, target, regionStore, (f) => {
     const address = f.parameter64(0);
     const bytes = f.parameter32(1);
