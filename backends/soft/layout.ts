@@ -124,11 +124,15 @@ export const State = {
   BUDGET: 784,
   /** i32: set by every delivery of an exception (to its vector + 1) or interrupt (to 1). */
   DELIVERED: 788,
+  /** i32: 1 when the access that leaves is all that an IN or OUT has left to do; PORT_NEXT is what follows it. */
+  PORT_ONLY: 792,
   /** i32: the block to compile, for EXIT_HOT. */
   HOT_BLOCK: 796,
   /** i64: linear address of a fetch that faulted or needs decoding; physical address of it. */
   FETCH_LINEAR: 808,
   FETCH_PHYSICAL: 816,
+  /** i64: RIP behind an IN or OUT. */
+  PORT_NEXT: 824,
   /** An access that leaves run(): see external.ts. */
   LOG_FILLED: 832, // i32: accesses of this instruction that are answered
   LOG_INDEX: 836, // i32: next access

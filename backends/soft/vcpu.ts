@@ -80,7 +80,7 @@ export class SoftVcpu implements Vcpu {
   private readonly flushing: boolean;
   private apic: LocalInterruptController | null = null;
   /** What the last exit waits for. */
-  private pending: "nothing" | "access" | "msr" = "nothing";
+  private pending: "nothing" | "access" | "input" | "msr" = "nothing";
   private failureReason = "";
   private readonly scratch = new Int32Array(4);
   private readonly msrValue = new Int32Array(2);
@@ -140,6 +140,10 @@ export class SoftVcpu implements Vcpu {
   /** Completes the last exit: its instruction runs again, alone, with the answer in the log. -1 when it is complete. */
   private finishPending(): number {
     if (this.pending === "nothing") return -1;
+    if (this.pending === "input") {
+      this.finishInput();
+      return -1;
+    }
     const { state } = this;
     if (this.pending === "access") state.setInt32(State.LOG_FILLED, state.getInt32(State.LOG_FILLED, true) + 1, true);
     const left = this.step();
@@ -212,9 +216,37 @@ export class SoftVcpu implements Vcpu {
       else if (left === Leave.HOT) core.hot();
       else if (left > Leave.ATTENTION) {
         const reason = this.exitOf(left);
+        if (left === Leave.EXTERNAL) this.finishPort();
         if (reason >= 0) return reason;
       }
     }
+  }
+
+  /**
+   * An IN or OUT that left is over as far as the CPU goes, but for the register that IN sets: it does not run again, as
+   * other instructions do. Not where a single step or the like would be due behind it.
+   */
+  private finishPort(): void {
+    const { words } = this;
+    if (words[State.PORT_ONLY >> 2] === 0) return;
+    words[State.PORT_ONLY >> 2] = 0;
+    words[State.RIP >> 2] = words[State.PORT_NEXT >> 2];
+    words[(State.RIP >> 2) + 1] = words[(State.PORT_NEXT >> 2) + 1];
+    this.pending = this.state.getInt32(State.LOG + 12, true) === External.PORT_READ ? "input" : "nothing";
+  }
+
+  /** Puts what the machine answered into AL, AX or EAX. */
+  private finishInput(): void {
+    const { state, words } = this;
+    const value = words[(State.LOG + 16) >> 2];
+    const at = State.GPR + Reg.AX * 8;
+    if (this.size === 1) state.setUint8(at, value);
+    else if (this.size === 2) state.setUint16(at, value, true);
+    else {
+      words[at >> 2] = value;
+      words[(at >> 2) + 1] = 0;
+    }
+    this.pending = "nothing";
   }
 
   /** One instruction under TF, single step, breakpoints or in the shadow of STI or MOV SS; an exit, or -1. */
@@ -620,6 +652,7 @@ export class SoftVcpu implements Vcpu {
   }
 
   getState(target: ArrayBuffer): void {
+    if (this.pending === "input") this.finishInput();
     const { state } = this;
     const out = new DataView(target);
     new Uint8Array(target).fill(0);
@@ -711,6 +744,7 @@ export class SoftVcpu implements Vcpu {
     state.setInt32(State.CPL, protectedMode ? (ss & 0x80 ? (ss >> 5) & 3 : cs & 3) : 0, true);
     state.setInt32(State.FAULT, 0, true);
     state.setInt32(State.LOG_FILLED, 0, true);
+    state.setInt32(State.PORT_ONLY, 0, true);
     this.pending = "nothing";
     this.shutDown = false;
     this.apic?.setTaskPriority(Number(from.getBigUint64(X64.CR8, true) & 15n));

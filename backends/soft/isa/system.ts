@@ -79,6 +79,11 @@ function privileged(e: Emitter): void {
 }
 
 // Ports.
+/** The access that comes is the last thing but for the register: once it is answered, the vCPU need not run this again. */
+function portOnly(e: Emitter): void {
+  e.f.set64(State.PORT_NEXT, e.nextRip());
+  e.f.set32(State.PORT_ONLY, 1);
+}
 const input = (port: (e: Emitter) => I32): Emit => (e) => {
   const { f } = e;
   const { bits } = e.operands[0];
@@ -86,7 +91,9 @@ const input = (port: (e: Emitter) => I32): Emit => (e) => {
   const number = f.i32(port(e));
   f.do(ioPermission, number, bytes);
   e.faultIf(f.s32(State.FAULT));
+  portOnly(e);
   const value = e.checked(f.i64(), f.call64(portRead, number, bytes));
+  f.set32(State.PORT_ONLY, 0);
   e.write(0, value);
   e.endBlock();
 };
@@ -97,8 +104,10 @@ const output = (port: (e: Emitter) => I32): Emit => (e) => {
   const number = f.i32(port(e));
   f.do(ioPermission, number, bytes);
   e.faultIf(f.s32(State.FAULT));
+  portOnly(e);
   f.do(portWrite, number, bytes, value);
   e.faultIf(f.s32(State.FAULT));
+  f.set32(State.PORT_ONLY, 0);
   e.endBlock();
 };
 const immediatePort = (e: Emitter) => e.immediate(1).i32().and(0xff);
