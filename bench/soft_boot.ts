@@ -97,7 +97,9 @@ async function run(argv: string[], memory: number, ours: boolean): Promise<Run> 
   }
   await terminal.sendLine("root");
   await terminal.expect(/[~\w]# /, SECONDS);
-  await terminal.sendLine(`yes 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde | head -c ${SERIAL} > /tmp/big`);
+  await terminal.sendLine(
+    `yes 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde | head -c ${SERIAL} > /tmp/big`,
+  );
   await terminal.sendLine("echo rea''dy");
   await terminal.expect("ready", SECONDS);
   await use(pid, 2);

@@ -31,14 +31,14 @@ export function unresolved(kind: number, bits: number): number {
 
 export function defineRegionSupport(module: Module, target: Target): void {
   const attributesAt = target.layout.pageAttributes;
-  const attributeOf = (f: CpuFunc, host: Pointer): I32 =>
+  const attributeOf = (host: Pointer): I32 =>
     pointerOf(host.sub(target.layout.ramBase).wide().shrU(12)).u8(attributesAt);
   const refuseCode = (f: CpuFunc, address: I64) => {
     const physical = f.i64(f.call64(translate, address, Access.WRITE));
     guard(f);
     const host = f.pointer(f.callPointer(hostOf, physical, 1));
     f.if(host.eqz().eqz(), () => {
-      f.if(attributeOf(f, host).has(PageAttribute.HAS_CODE), () => {
+      f.if(attributeOf(host).has(PageAttribute.HAS_CODE), () => {
         f.set32(State.FAULT, Fault.RETRY);
         f.return();
       });
@@ -56,7 +56,7 @@ export function defineRegionSupport(module: Module, target: Target): void {
     });
     f.if(found.ne(physical), () => f.return(0));
     // It may just have been found to hold other bytes: then the region is no more.
-    f.return(attributeOf(f, f.pointer(f.callPointer(hostOf, physical, 0))).and(PageAttribute.HAS_CODE));
+    f.return(attributeOf(f.pointer(f.callPointer(hostOf, physical, 0))).and(PageAttribute.HAS_CODE));
   });
   defineCpuFunction(module, target, regionStore, (f) => {
     const address = f.parameter64(0);
