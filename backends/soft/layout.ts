@@ -178,9 +178,9 @@ export const State = {
    * was filled under, and whether they are not those of any segment without a limit (i32).
    */
   CODE_LIMITS: 3856, // 16 bytes each
-  SPEC_CTRL: 3848,
+  SPEC_CTRL: 3888,
   /** i32: 1 while memory is that of the sandbox: see jit/lockstep.ts. */
-  SANDBOX: 3856,
+  SANDBOX: 3896,
   BYTES: 4096,
 } as const;
 
