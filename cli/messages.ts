@@ -15,10 +15,12 @@ export function printable(text: string): string {
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "\ufffd");
 }
 
-/** Says one or more lines. A stderr that nobody reads is no reason to end. */
+/** Says one or more lines. A stderr that nobody reads, or that has hung up, is no reason to end. */
 export function say(message: string): void {
   const text = printable(message).trimEnd().split("\n").map((line) => `hv: ${line}${lineEnd}`).join("");
-  write(Deno.stderr, text);
+  try {
+    write(Deno.stderr, text);
+  } catch { /* there is nobody to tell */ }
 }
 
 /** Writes a report that was asked for to stdout; false when nobody reads it any more. */

@@ -182,6 +182,24 @@ for (const { name: backend } of backends) {
     },
   });
 
+  const hangUp = `hv run on ${backend}: a terminal that goes away presses the power button`;
+  Deno.test({
+    name: hangUp,
+    ignore: needs(HAS_TERMINAL, hangUp, "needs Linux with util-linux's script"),
+    fn: async () => {
+      const code = `${folder}/${backend}.code`;
+      // The shell around it lives on, to tell how hv ended.
+      const line = command().map((word) => `"${word}"`).join(" ");
+      const program = startInTerminal(["sh", "-c", `trap : HUP; ${line}; echo $? >"${code}"`]);
+      await program.said("ready");
+      await program[Symbol.asyncDispose]();
+      while (!(await Deno.readTextFile(code).catch(() => "")).endsWith("\n")) {
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+      assert.equal(await Deno.readTextFile(code), "0\n", "the guest has powered off by itself");
+    },
+  });
+
   Deno.test({
     name: `hv run on ${backend}: Ctrl-C in a terminal that is not the guest's presses the power button`,
     ignore: needs(HAS_TERMINAL, `hv run on ${backend}: Ctrl-C`, "needs Linux with util-linux's script"),

@@ -26,8 +26,8 @@ Ctrl-] Ctrl-]   type Ctrl-]`;
 /** Keys kept for a guest that does not read, in bytes; what is typed beyond is lost. */
 const TYPE_AHEAD = 1 << 16;
 
-/** What a guest may take to power off after its console's reader has gone. */
-const GRACE_AFTER_BROKEN_PIPE = "30s";
+/** What a guest may take to power off after its console's reader has gone: nobody is there to stop it then. */
+const GRACE_WITHOUT_READER = "30s";
 
 /** Starts the machine, joins it with the terminal until it has ended, and resolves with hv's exit code. */
 export async function runSession(machine: SessionMachine, options: SessionOptions): Promise<number> {
@@ -46,6 +46,9 @@ class Session {
   /** Rejects with what ends the session besides the machine. */
   private readonly trouble = Promise.withResolvers<never>();
   private askedToEnd = false;
+  private readerGone = false;
+  // Of a terminal that has hung up this cannot be asked any more.
+  private readonly outputIsTerminal = Deno.stdout.isTerminal();
   private ended = false;
   private stopRequested = false;
   private lastByte = 0x0a;
@@ -69,7 +72,9 @@ class Session {
     // What the guest said before it powered off is delivered to a slow reader; whoever stops it does not wait for one.
     if (end.reason !== "stopped") await Promise.race([output, this.trouble.promise]);
     this.release();
-    if (this.lastByte !== 0x0a && Deno.stdout.isTerminal()) Deno.stderr.writeSync(Uint8Array.of(0x0d, 0x0a));
+    if (this.lastByte !== 0x0a && this.outputIsTerminal && !this.readerGone) {
+      Deno.stderr.writeSync(Uint8Array.of(0x0d, 0x0a));
+    }
     return this.concludes(end);
   }
 
@@ -104,9 +109,19 @@ class Session {
       say("stopping at once");
       return this.stopAtOnce();
     }
+    if (signal === "SIGHUP") return this.loseReader("the terminal has hung up: pressing the power button");
     this.askedToEnd = true;
     say(`${signal}: pressing the power button; once more stops at once`);
     this.machine.powerButton();
+  }
+
+  /** Both the signal and the failing output may tell. */
+  private loseReader(words: string): void {
+    if (this.readerGone) return;
+    this.readerGone = true;
+    say(words);
+    this.askedToEnd = true;
+    this.machine.shutdown({ timeout: GRACE_WITHOUT_READER }).catch(this.trouble.reject);
   }
 
   private stopAtOnce(): void {
@@ -125,11 +140,9 @@ class Session {
         this.lastByte = chunk[chunk.length - 1];
       }
     } catch (error) {
-      if (error instanceof Deno.errors.BrokenPipe) {
-        if (this.ended) return;
-        this.askedToEnd = true;
-        say("nobody reads the console any more: pressing the power button");
-        this.machine.shutdown({ timeout: GRACE_AFTER_BROKEN_PIPE }).catch(this.trouble.reject);
+      const hungUp = target === "stdio" && this.outputIsTerminal && (error as { code?: string }).code === "EIO";
+      if (hungUp || error instanceof Deno.errors.BrokenPipe) {
+        if (!this.ended) this.loseReader("nobody reads the console any more: pressing the power button");
       } else {
         const name = target === "stdio" ? "stdout" : typeof target === "string" ? target : target.path;
         const message = `the console cannot be written to ${name}: ${(error as Error).message}`;

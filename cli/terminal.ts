@@ -28,7 +28,11 @@ export function enterRawMode(): () => void {
   makeRaw();
   const leaveVirtualTerminal = isWindows ? enterVirtualTerminal() : () => {};
   // Whoever stopped hv (SIGSTOP) and continued it has set the terminal to its own taste in between.
-  const stopListening = isWindows ? () => {} : onSignal("SIGCONT", makeRaw);
+  const stopListening = isWindows ? () => {} : onSignal("SIGCONT", () => {
+    try {
+      makeRaw();
+    } catch { /* the terminal is gone: its hang-up continues whoever was stopped */ }
+  });
   let raw = true;
   const restore = () => {
     if (!raw) return;
