@@ -288,6 +288,8 @@ for (const layout of ["split", "packed"] as const) {
       assert.equal(block.registers.words[Word.FAULTS], 1);
       assert.deepEqual(machine.messages, [100], "a configuration interrupt says so");
       assert.equal(machine.reports.length, 1);
+      // The ring is what is refused, not a request that was made of what stood beyond it.
+      assert.equal(/header or no status/.test(machine.reports[0]), /^no /.test(name), machine.reports[0]);
       assert.equal(disk.flushes, 0);
       // Nothing goes on until the reset, however often it is woken.
       service(block);

@@ -147,13 +147,13 @@ export const suites: readonly Suite[] = [
     args: "--memory 512M",
   }),
   { name: "20 kills while the guest writes", long: true, run: () => writerInLab("kills", 900) },
-  { name: "a host that runs out of space", long: true, run: () => writerInLab("full", 200) },
+  { name: "a host that runs out of space", long: true, run: () => writerInLab("full", 400) },
   {
     name: "an image that is removed, then cut, while the guest reads it",
     long: true,
-    run: () => writerInLab("gone", 200),
+    run: () => writerInLab("gone", 400),
   },
-  { name: "a medium that does not give back a sector", long: true, run: () => writerInLab("medium", 200) },
+  { name: "a medium that does not give back a sector", long: true, run: () => writerInLab("medium", 400) },
   ...[2, 4].map((cpus) => soak(cpus, 5)),
   {
     name: "instructions per exit",

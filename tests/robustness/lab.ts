@@ -29,12 +29,14 @@ export async function writerInLab(trial: string, seconds: number): Promise<Tally
   return await run(trial, seconds);
 }
 
-/** Gives `body` a disk for L1 of which QEMU does not give back one sector. */
+/** Gives `body` a disk for L1 of which QEMU does not give back one sector, and whose first flush fails. */
 async function withBadSector<T>(body: (disk: string) => Promise<T>): Promise<T> {
   const folder = await Deno.makeTempDir({ prefix: `hv-lab-${Deno.pid}-medium-` });
   try {
     await Deno.writeFile(`${folder}/disk.img`, new Uint8Array(8 << 20).fill(0x5a));
-    await Deno.writeTextFile(`${folder}/errors`, '[inject-error]\nevent = "read_aio"\nerrno = "5"\nsector = "9000"\n');
+    const error = (words: string) => `[inject-error]\nevent = "none"\nerrno = "5"\n${words}\n`;
+    const errors = error('iotype = "read"\nsector = "9000"') + error('iotype = "flush"\nonce = "on"');
+    await Deno.writeTextFile(`${folder}/errors`, errors);
     return await body(`blkdebug:${folder}/errors:${folder}/disk.img`);
   } finally {
     await Deno.remove(folder, { recursive: true });

@@ -12,18 +12,20 @@
  * record announced until then must be there. `full` gives the image a file system of the host that is too small for
  * it: the guest must see its writes fail, hv say one sentence, and the records announced before be there. `gone` takes
  * the image's name away while the guest reads it, which it must not notice, and then cuts the image, which it must.
- * `medium` has a block device of the host that does not give back one of its sectors.
+ * `medium` has a block device of the host that does not give back one of its sectors, and whose first flush fails.
  * The last line is `passed: ...`; anything else is exit code 1.
  */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
+import { openDisk } from "../../storage/open.ts";
+import { BufferVector } from "../../storage/io_vector.ts";
 import { text, tool } from "../guests/command.ts";
 import { FAILED, READ, READER_APPEND, SYNCED, writerAppend } from "./writer_guest.ts";
 
 const MAIN = fileURLToPath(new URL("../../cli/main.ts", import.meta.url));
 const MIB = 2 ** 20;
 /** Longest time from the start of hv to the guest's first record, in milliseconds. */
-const BOOT = 120_000;
+const BOOT = 300_000;
 /** A kill comes at most so long after what it waits for, in milliseconds. */
 const LATEST = 1500;
 
@@ -204,6 +206,14 @@ async function gone(folder: string): Promise<string> {
 }
 
 async function medium(): Promise<string> {
+  {
+    const disk = openDisk({ path: fifth });
+    disk.write(0, new BufferVector(new Uint8Array(4096)));
+    assert.throws(() => disk.flush(), /flushing failed: input\/output error/);
+    // The host's kernel and the medium take the next one; what was lost stays lost.
+    assert.throws(() => disk.flush(), /an earlier flush failed, data was lost/);
+    disk.close();
+  }
   const writer = new Writer(fifth, READER_APPEND, ",readonly");
   await writer.proveReadFailed(/^hv: [^\n]*reading failed: input\/output error; check the host's medium[^\n]*\n/);
   return `passed: the guest was told; hv said: ${writer.errors}`;
