@@ -326,12 +326,17 @@ export class SoftVcpu implements Vcpu {
     return hit;
   }
 
-  /** Makes accesses take the slow path, which compares them, while a data breakpoint is enabled. */
+  /** Makes accesses take the slow path, which compares them, while a breakpoint of data or ports is enabled. */
   private armWatch(): void {
     const { state } = this;
     const dr7 = state.getInt32(State.DR + 40, true);
     let data = false;
-    for (let i = 0; i < 4; i++) if ((dr7 >> (2 * i)) & 3 && (dr7 >> (16 + 4 * i)) & 1) data = true;
+    // R/W is 01 or 11 for data, 10 for ports under CR4.DE (SDM vol. 3, 18.2.4).
+    const ports = (state.getUint32(State.CR4, true) & CR4.DE) !== 0;
+    for (let i = 0; i < 4; i++) {
+      const kind = (dr7 >> (16 + 4 * i)) & 3;
+      if ((dr7 >> (2 * i)) & 3 && (kind & 1 || (kind === 2 && ports))) data = true;
+    }
     state.setInt32(State.WATCH_HITS, 0, true);
     if (data === this.watching) return;
     this.watching = data;

@@ -11,7 +11,8 @@ import { Fault } from "../emitter.ts";
 import { State } from "../layout.ts";
 import { pointerOf32 } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
-import { type I32, type I64, i64, Type } from "../wasm/values.ts";
+import { type I32, type I64, i64, select, Type } from "../wasm/values.ts";
+import { CR4 } from "./mmu.ts";
 
 /** What `run` comes back with, beside {@link import("../../../core/hypervisor.ts").Exit}'s values from 100 on. */
 export const Leave = {
@@ -38,6 +39,26 @@ export const portRead = declare("port_read", [Type.i32, Type.i32], Type.i64);
 export const portWrite = declare("port_write", [Type.i32, Type.i32, Type.i64], null);
 /** Empties the log: an iteration is complete. */
 export const externalDone = declare("external_done", [], null);
+
+/**
+ * Notes which breakpoints an access meets, while any is armed (SDM vol. 3, 18.2.5): DR0-DR3 with LEN of DR7, where R/W is
+ * of a kind that counts.
+ */
+export function noteBreakpoints(f: CpuFunc, address: I64, bytes: I32, counts: (kind: I32) => I32): void {
+  f.if(f.s32(State.WATCH), () => {
+    const control = f.i32(f.s64(State.DR + 40).i32());
+    for (let i = 0; i < 4; i++) {
+      const kind = control.shrU(16 + 4 * i).and(3);
+      const length = f.i64(control.shrU(18 + 4 * i).and(3).i64u());
+      // 00 one byte, 01 two, 11 four, 10 eight.
+      f.set(length, select(length.eq(2), i64(8), length.add(1)));
+      const start = f.i64(f.s64(State.DR + 8 * i).and(length.sub(1).not()));
+      const meets = address.ltU(start.add(length)).and(start.ltU(address.add(bytes.i64u())));
+      const enabled = control.shrU(2 * i).and(3).ne(0).and(counts(kind));
+      f.if(enabled.and(meets), () => f.set32(State.WATCH_HITS, f.s32(State.WATCH_HITS).or(1 << i)));
+    }
+  });
+}
 
 const access = declare("external_access", [Type.i64, Type.i32, Type.i32, Type.i64], Type.i64);
 
@@ -77,14 +98,24 @@ export function defineExternal(module: Module, target: Target): void {
     externalWrite,
     (f) => f.drop(f.call64(access, f.parameter64(0), f.parameter32(1), External.WRITE, f.parameter64(2))),
   );
-  forward(
-    portRead,
-    (f) => f.return(f.call64(access, wide(f.parameter32(0)), f.parameter32(1), External.PORT_READ, i64(0))),
-  );
-  forward(
-    portWrite,
-    (f) => f.drop(f.call64(access, wide(f.parameter32(0)), f.parameter32(1), External.PORT_WRITE, f.parameter64(2))),
-  );
+  forward(portRead, (f) => {
+    noteBreakpoints(
+      f,
+      wide(f.parameter32(0)),
+      f.parameter32(1),
+      (kind) => kind.eq(2).and(f.s64(State.CR4).has(CR4.DE)),
+    );
+    f.return(f.call64(access, wide(f.parameter32(0)), f.parameter32(1), External.PORT_READ, i64(0)));
+  });
+  forward(portWrite, (f) => {
+    noteBreakpoints(
+      f,
+      wide(f.parameter32(0)),
+      f.parameter32(1),
+      (kind) => kind.eq(2).and(f.s64(State.CR4).has(CR4.DE)),
+    );
+    f.drop(f.call64(access, wide(f.parameter32(0)), f.parameter32(1), External.PORT_WRITE, f.parameter64(2)));
+  });
   forward(externalDone, (f) => {
     f.set32(State.LOG_INDEX, 0);
     f.set32(State.LOG_FILLED, 0);

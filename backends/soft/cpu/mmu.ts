@@ -18,7 +18,7 @@ import { CpuArea, InstructionTlb, PageAttribute, Seg, Segment, Shared, State, Tl
 import { isMemory64, type Pointer, pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
 import { type I32, i32, type I64, i64, select, splat, Type } from "../wasm/values.ts";
-import { externalRead, externalWrite } from "./external.ts";
+import { externalRead, externalWrite, noteBreakpoints } from "./external.ts";
 
 /** What an access wants. */
 export const Access = {
@@ -499,22 +499,6 @@ export function defineMmu(module: Module, target: Target): void {
     f.return();
   };
 
-  /** Notes which data breakpoints an access meets (SDM vol. 3, 18.2.5): R/W and LEN of DR7, DR0-DR3. */
-  const watch = (f: CpuFunc, address: I64, bytes: I32, write: number) =>
-    f.if(f.s32(State.WATCH), () => {
-      const control = f.i32(f.s64(State.DR + 40).i32());
-      for (let i = 0; i < 4; i++) {
-        const kind = control.shrU(16 + 4 * i).and(3);
-        const length = f.i64(control.shrU(18 + 4 * i).and(3).i64u());
-        // 00 one byte, 01 two, 11 four, 10 eight.
-        f.set(length, select(length.eq(2), i64(8), length.add(1)));
-        const start = f.i64(f.s64(State.DR + 8 * i).and(length.sub(1).not()));
-        const meets = address.ltU(start.add(length)).and(start.ltU(address.add(bytes.i64u())));
-        const enabled = control.shrU(2 * i).and(3).ne(0).and(write ? kind.and(1) : kind.eq(3));
-        f.if(enabled.and(meets), () => f.set32(State.WATCH_HITS, f.s32(State.WATCH_HITS).or(1 << i)));
-      }
-    });
-
   const loader = (name: typeof loadSlow, extra: number) =>
     define(name, (f) => {
       const address = f.parameter64(0);
@@ -523,7 +507,7 @@ export function defineMmu(module: Module, target: Target): void {
       probe(f, address, extra & Access.WRITE ? Tlb.WRITE : 0, (place) => f.return(loadFrom(f, place, bytes)));
       const physical = f.i64(f.call64(translate, address, extra));
       guard(f, i64(0));
-      watch(f, address, bytes, 0);
+      noteBreakpoints(f, address, bytes, (kind) => kind.eq(3));
       const host = f.pointer(f.callPointer(hostOf, physical, extra & Access.WRITE));
       f.if(host.eqz(), () => f.return(f.call64(externalRead, physical, bytes)));
       // What will be stored to next may be stored to from now on: a locked access then goes on atomically.
@@ -567,7 +551,7 @@ export function defineMmu(module: Module, target: Target): void {
     });
     const physical = f.i64(f.call64(translate, address, Access.WRITE));
     guard(f);
-    watch(f, address, bytes, 1);
+    noteBreakpoints(f, address, bytes, (kind) => kind.and(1));
     const host = f.pointer(f.callPointer(hostOf, physical, 1));
     f.if(host.eqz(), () => {
       f.do(externalWrite, physical, bytes, value);

@@ -519,6 +519,28 @@ static void stepping(void) {
       tell_steps("");
     }
   }
+  /* Ports, which are only compared under CR4.DE. */
+  extern char b_ports[];
+  test_start = (word)b_ports;
+  static const u32 port_controls[] = {0x200401, 0x600402, 0xe00401, 0xa00401, 0x200400};
+  for (int extensions = 0; extensions < 2; extensions++) {
+    if (extensions) write_cr4(read_cr4() | 8);
+    for (unsigned i = 0; i < sizeof port_controls / sizeof *port_controls; i++) {
+      for (word port = 0x7f; port < 0x85; port++) {
+        __asm__ volatile("mov %0, %%dr0; mov %1, %%dr6" : : "r"(port), "r"(0xffff0ff0ul));
+        steps = 0;
+        __asm__ volatile("mov %0, %%dr7" : : "r"((word)port_controls[i]));
+        __asm__ volatile(".globl b_ports; b_ports: out %%al, $0x80; nop; in $0x80, %%al; out %%ax, $0x80; mov $0x83, %%edx; in %%dx, %%al; nop;"
+                         "mov $0x80, %%edx; mov $2, %%ecx; mov %0, %%rsi; rep outsb; nop" : : "r"(watched) : "eax", "edx", "ecx", "rsi", "memory");
+        __asm__ volatile("mov %0, %%dr7" : : "r"(0x400ul));
+        field("de ", extensions);
+        field(" dr7 ", port_controls[i]);
+        field(" port ", port);
+        tell_steps("");
+      }
+    }
+  }
+  write_cr4(read_cr4() & ~8ul);
   on_event = 0;
 }
 
