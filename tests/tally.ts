@@ -41,7 +41,7 @@ export function readTally(output: string, code: number): Tally {
   // deno-lint-ignore no-control-regex
   const plain = output.replace(/\x1b\[[0-9;]*m/g, "").replaceAll("\r", "");
   const tally = emptyTally();
-  const last = [...plain.matchAll(DENO_TEST), ...plain.matchAll(OURS)].at(-1);
+  const last = [...plain.matchAll(DENO_TEST), ...plain.matchAll(OURS)].sort((a, b) => a.index - b.index).at(-1);
   const counts = last ? [last] : [...plain.matchAll(SUBJECT)];
   for (const [, passed, failed, skipped] of counts) {
     tally.passed += Number(passed);
@@ -57,9 +57,10 @@ export function readTally(output: string, code: number): Tally {
   // A backend that is not on this machine is one skip, however many tests it would have had.
   const absent = [...plain.matchAll(ABSENT)].map((match) => match[1].trim());
   tally.skipped += absent.length;
-  if (!counted && !absent.length && code === 0) tally.passed = 1;
   if (code !== 0 && tally.failed === 0) tally.failed = 1;
   tally.reasons = [...new Set([...[...plain.matchAll(REASON)].map((match) => match[1].trim()), ...absent])];
+  // Where nothing was there to be run, nothing has passed.
+  if (!counted && !absent.length && code === 0) tally[tally.reasons.length ? "skipped" : "passed"] = 1;
   return tally;
 }
 

@@ -45,3 +45,13 @@ Deno.test("a reason is told once", () => {
   for (let i = 0; i < 2; i++) addTally(sum, readTally("SKIPPED a: b\nok | 0 passed | 0 failed | 1 ignored (0ms)", 0));
   assert.deepEqual(sum, { passed: 0, failed: 0, skipped: 2, reasons: ["a: b"] });
 });
+
+Deno.test("a suite that had nothing to run, and says why, is a skip", () => {
+  const output = "SKIPPED hv run on real disks: needs apt\n\nok | 0 passed | 0 failed (1ms)\n";
+  assert.equal(tallyLine(readTally(output, 0)), "0 passed, 0 failed, 1 skipped");
+});
+
+Deno.test("what a test printed on its way is not the count of the suite", () => {
+  const output = "7 passed, 0 failed\n\nok | 12 passed | 0 failed (4s)\n";
+  assert.equal(tallyLine(readTally(output, 0)), "12 passed, 0 failed, 0 skipped");
+});
