@@ -485,6 +485,9 @@ static void tell_steps(const char *name) {
   }
   print("\n");
 }
+/* LEN of breakpoint 0 as a mask: breakpoints are aligned to their length. */
+static word length_mask(u32 control) { return (control >> 18 & 3) == 2 ? 7 : control >> 18 & 3; }
+static void port_breakpoints(int repeated);
 static void stepping(void) {
   static const struct { const char *name; void (*f)(void); } all[] = {
     {"step nop", s_nop}, {"step mov ss", s_mov_ss}, {"step rep", s_rep}, {"step int", s_int}, {"step ud", s_ud},
@@ -504,10 +507,10 @@ static void stepping(void) {
   test_start = (word)b_code;
   static volatile u64 watched[4];
   void run(void);
-  static const u32 controls[] = {0x401, 0x402, 0x100401, 0x300401, 0xd00401 , 0xf00401, 0x900401, 0xb00401, 0x700401, 0x500401};
+  static const u32 controls[] = {0x401, 0x402, 0x10401, 0x30401, 0xd0401, 0xf0401, 0x90401, 0xb0401, 0x70401, 0x50401};
   for (unsigned i = 0; i < sizeof controls / sizeof *controls; i++) {
     for (int where = 0; where < 3; where++) {
-      word address = controls[i] >> 16 ? (word)watched + where * 3 : (word)(where == 0 ? b_one : where == 1 ? b_two : b_two + 1);
+      word address = controls[i] >> 16 ? ((word)watched + where * 3) & ~length_mask(controls[i]) : (word)(where == 0 ? b_one : where == 1 ? b_two : b_two + 1);
       __asm__ volatile("mov %0, %%dr0; mov %1, %%dr6" : : "r"(address), "r"(0xffff0ff0ul));
       steps = 0;
       __asm__ volatile("mov %0, %%dr7" : : "r"((word)controls[i]));
@@ -519,19 +522,31 @@ static void stepping(void) {
       tell_steps("");
     }
   }
-  /* Ports, which are only compared under CR4.DE. */
-  extern char b_ports[];
-  test_start = (word)b_ports;
-  static const u32 port_controls[] = {0x200401, 0x600402, 0xe00401, 0xa00401, 0x200400};
-  for (int extensions = 0; extensions < 2; extensions++) {
+  on_event = 0;
+  port_breakpoints(0);
+}
+
+/* I/O breakpoints, which there are under CR4.DE only. */
+static void port_breakpoints(int repeated) {
+  extern char b_ports[], b_repeated[];
+  static u64 bytes;
+  test_start = (word)(repeated ? b_repeated : b_ports);
+  on_event = go_on;
+  static const u32 port_controls[] = {0x20401, 0x60402, 0xe0401, 0xa0401, 0x20400};
+  for (int extensions = !repeated; extensions < 2; extensions++) {
     if (extensions) write_cr4(read_cr4() | 8);
     for (unsigned i = 0; i < sizeof port_controls / sizeof *port_controls; i++) {
-      for (word port = 0x7f; port < 0x85; port++) {
+      for (word port = 0x7c; port < 0x88; port++) {
+        if (port & length_mask(port_controls[i])) continue;
         __asm__ volatile("mov %0, %%dr0; mov %1, %%dr6" : : "r"(port), "r"(0xffff0ff0ul));
         steps = 0;
         __asm__ volatile("mov %0, %%dr7" : : "r"((word)port_controls[i]));
-        __asm__ volatile(".globl b_ports; b_ports: out %%al, $0x80; nop; in $0x80, %%al; out %%ax, $0x80; mov $0x83, %%edx; in %%dx, %%al; nop;"
-                         "mov $0x80, %%edx; mov $2, %%ecx; mov %0, %%rsi; rep outsb; nop" : : "r"(watched) : "eax", "edx", "ecx", "rsi", "memory");
+        if (repeated) {
+          __asm__ volatile(".globl b_repeated; mov $0x80, %%edx; mov $2, %%ecx; b_repeated: rep outsb; nop" : : "S"(&bytes) : "edx", "ecx", "memory");
+        } else {
+          __asm__ volatile(".globl b_ports; b_ports: out %%al, $0x80; nop; in $0x80, %%al; out %%ax, $0x80; mov $0x83, %%edx; in %%dx, %%al; nop"
+                           : : : "eax", "edx", "memory");
+        }
         __asm__ volatile("mov %0, %%dr7" : : "r"(0x400ul));
         field("de ", extensions);
         field(" dr7 ", port_controls[i]);
@@ -763,6 +778,7 @@ static void alone(void) {
   }
   contexts();
   not_canonical();
+  port_breakpoints(1);
   exceptions();
 }
 
