@@ -24,6 +24,17 @@ Deno.test("a full ring takes nothing, an empty one gives nothing", () => {
   assert.equal(ring.read(new Uint8Array(1)), 0);
 });
 
+Deno.test("what those who push have looked for is kept back from everybody else", () => {
+  const ring = new ByteRing(ByteRing.allocate(16, 3));
+  assert.equal(ring.write(new Uint8Array(12)), 12);
+  assert.deepEqual([ring.room, ring.seemsFull], [1, false]);
+  // Three have seen room for one byte; before they push it somebody else takes it.
+  assert.equal(ring.write(new Uint8Array(12)), 1);
+  assert.deepEqual([ring.room, ring.seemsFull, ring.write(new Uint8Array(1))], [0, true, 0]);
+  for (let i = 0; i < 3; i++) assert.equal(ring.push(i), true);
+  assert.deepEqual([ring.room, ring.push(3)], [0, false]);
+});
+
 Deno.test("two threads that write lose nothing", async () => {
   const ring = new ByteRing(ByteRing.allocate(1024));
   const each = 50_000;

@@ -170,6 +170,9 @@ Deno.test({
     assert.equal(zero.getUint8(BootParams.E820_ENTRIES), prepared.e820.length);
     assert.equal(state.getBigUint64(X64.RIP, true), 0x1000000n);
     assert.equal(state.getUint16(X64.SEGMENTS + SEGMENT_BYTES + 12, true), 0x10);
+    // IA32_MTRR_DEF_TYPE: on, write-back.
+    assert.equal(state.getUint32(X64.OTHER_MSRS, true), 0x2ff);
+    assert.equal(state.getBigUint64(X64.OTHER_MSRS + 8, true), 0x806n);
     // Page tables: the last of 4 GiB maps to itself.
     const root = Number(state.getBigUint64(X64.CR3, true));
     assert.equal(memory.view.getUint32(root + 5 * 4096 + 511 * 8, true), 0xffe00083);
