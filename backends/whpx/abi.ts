@@ -138,6 +138,7 @@ export const Property = {
   ExtendedVmExits: 1,
   ExceptionExitBitmap: 2,
   X64MsrExitBitmap: 5,
+  CpuidExitList: 0x1003,
   CpuidResultList: 0x1004,
   LocalApicEmulationMode: 0x1005,
   ProcessorCount: 0x1fff,
@@ -179,6 +180,7 @@ export const ExitReason = {
   X64Halt: 8,
   X64ApicEoi: 9,
   X64MsrAccess: 0x1000,
+  X64Cpuid: 0x1001,
   Exception: 0x1002,
   Canceled: 0x2001,
 } as const;
@@ -200,6 +202,7 @@ export const Register = {
   WHvX64RegisterRax: 0,
   WHvX64RegisterRcx: 1,
   WHvX64RegisterRdx: 2,
+  WHvX64RegisterRbx: 3,
   WHvX64RegisterRsp: 4,
   WHvX64RegisterRsi: 6,
   WHvX64RegisterRdi: 7,
@@ -285,6 +288,11 @@ export const Struct = {
     "MsrAccess.MsrNumber": 52,
     "MsrAccess.Rax": 56,
     "MsrAccess.Rdx": 64,
+    "CpuidAccess.Rax": 48,
+    "CpuidAccess.DefaultResultRax": 80,
+    "CpuidAccess.DefaultResultRcx": 88,
+    "CpuidAccess.DefaultResultRdx": 96,
+    "CpuidAccess.DefaultResultRbx": 104,
     "VpException.ExceptionType": 72,
     "ApicEoi.InterruptVector": 48,
     "UnsupportedFeature.FeatureCode": 48,
@@ -303,7 +311,7 @@ export const Struct = {
 /** Bit fields: `[lowest bit of the 64 that begin at the struct, bits]`. */
 export const Bits = {
   WHV_CAPABILITY_FEATURES: { LocalApicEmulation: [1, 1], Xsave: [2, 1], DirtyPageTracking: [3, 1] },
-  WHV_EXTENDED_VM_EXITS: { X64MsrExit: [1, 1], ExceptionExit: [2, 1] },
+  WHV_EXTENDED_VM_EXITS: { X64CpuidExit: [0, 1], X64MsrExit: [1, 1], ExceptionExit: [2, 1] },
   WHV_X64_MSR_EXIT_BITMAP: { UnhandledMsrs: [0, 1] },
   WHV_X64_VP_EXECUTION_STATE: { Cr0Pe: [2, 1], EferLma: [4, 1], InterruptionPending: [6, 1], InterruptShadow: [12, 1] },
   // Of the word at ExecutionState: InstructionLength and Cr8 are in the two bytes after it.

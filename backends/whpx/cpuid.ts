@@ -21,3 +21,27 @@ export function cpuidResults(): Uint8Array<ArrayBuffer> {
   new Uint8Array(entry.buffer).set(letters, RESULT.Ebx);
   return new Uint8Array(entry.buffer);
 }
+
+/** Leaf 1, which tells of the local APIC (SDM vol. 2, CPUID, tables 3-10 and 3-11). */
+const FEATURES_LEAF = 1;
+const ECX_X2APIC = 1 << 21;
+const ECX_TSC_DEADLINE = 1 << 24;
+const EDX_APIC = 1 << 9;
+
+/**
+ * UINT32[]: leaves whose CPUID leaves the guest. None where the local APIC is the platform's, which then tells of it
+ * itself. One of ours is an xAPIC: its timer does not know the guest's TSC, and its registers are in memory.
+ */
+export function cpuidExits(localApic: boolean): Uint32Array<ArrayBuffer> {
+  return localApic ? new Uint32Array() : Uint32Array.of(FEATURES_LEAF);
+}
+
+/** ECX of a leaf of {@link cpuidExits}, from what the platform would say. */
+export function cpuidEcx(leaf: number, ecx: number): number {
+  return leaf === FEATURES_LEAF ? ecx & ~(ECX_X2APIC | ECX_TSC_DEADLINE) : ecx;
+}
+
+/** EDX of such a leaf. */
+export function cpuidEdx(leaf: number, edx: number): number {
+  return leaf === FEATURES_LEAF ? edx | EDX_APIC : edx;
+}

@@ -27,7 +27,7 @@ import {
   system,
   Win,
 } from "./abi.ts";
-import { cpuidResults } from "./cpuid.ts";
+import { cpuidExits, cpuidResults } from "./cpuid.ts";
 import { WhpxDirtyPages } from "./dirty_pages.ts";
 import { WindowsEvent } from "./event.ts";
 import { capability } from "./probe.ts";
@@ -83,7 +83,8 @@ export class WhpxPartition implements Partition {
     const pointer = Deno.UnsafePointer.create(handle[0]);
     try {
       setNumber(pointer, Property.ProcessorCount, config.cpus, 4, `making ${config.cpus} vCPUs`);
-      const exits = Exits.MSR | (canExitForDebug() ? Exits.EXCEPTION : 0);
+      const offered = capability(Capability.ExtendedVmExits);
+      const exits = Exits.MSR | (offered & Exits.CPUID) | (canExitForDebug() ? Exits.EXCEPTION : 0);
       setNumber(pointer, Property.ExtendedVmExits, exits, 8, "asking for exits of MSRs");
       setNumber(pointer, Property.X64MsrExitBitmap, 1, 8, "asking for exits of unknown MSRs");
       const results = cpuidResults();
@@ -92,6 +93,13 @@ export class WhpxPartition implements Partition {
         "setting CPUID",
       );
       const localApic = config.platformInterruptControllers !== false && askForApic(pointer);
+      const leaves = cpuidExits(localApic);
+      if ((offered & Exits.CPUID) !== 0 && leaves.length > 0) {
+        check(
+          platform().WHvSetPartitionProperty(pointer, Property.CpuidExitList, leaves, leaves.byteLength),
+          "asking for exits of CPUID",
+        );
+      }
       check(platform().WHvSetupPartition(pointer), "setting the partition up");
       const shared = new SharedState(SharedState.allocate(config.cpus), config.cpus);
       return new WhpxPartition(config, pointer, localApic, shared, true);
@@ -258,7 +266,7 @@ export class WhpxPartition implements Partition {
 }
 
 /** WHV_EXTENDED_VM_EXITS. */
-const Exits = { MSR: 2, EXCEPTION: 4 } as const;
+const Exits = { CPUID: 1, MSR: 2, EXCEPTION: 4 } as const;
 
 function canExitForDebug(): boolean {
   return (capability(Capability.ExtendedVmExits) & Exits.EXCEPTION) !== 0 &&

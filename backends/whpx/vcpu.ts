@@ -25,6 +25,7 @@ import {
   resultName,
   Struct,
 } from "./abi.ts";
+import { cpuidEcx, cpuidEdx } from "./cpuid.ts";
 import { WhpxDebug } from "./debug.ts";
 import { GuestMemory } from "./guest_memory.ts";
 import { dropsWrite, isApicMsr, readKnownMsr } from "./msrs.ts";
@@ -53,6 +54,11 @@ const MSR_INFO = CONTEXT["MsrAccess.AccessInfo"] / 4;
 const MSR_NUMBER = CONTEXT["MsrAccess.MsrNumber"] / 4;
 const MSR_RAX = CONTEXT["MsrAccess.Rax"] / 4;
 const MSR_RDX = CONTEXT["MsrAccess.Rdx"] / 4;
+const CPUID_LEAF = CONTEXT["CpuidAccess.Rax"] / 4;
+const CPUID_RAX = CONTEXT["CpuidAccess.DefaultResultRax"] / 4;
+const CPUID_RCX = CONTEXT["CpuidAccess.DefaultResultRcx"] / 4;
+const CPUID_RDX = CONTEXT["CpuidAccess.DefaultResultRdx"] / 4;
+const CPUID_RBX = CONTEXT["CpuidAccess.DefaultResultRbx"] / 4;
 const EOI_VECTOR = CONTEXT["ApicEoi.InterruptVector"] / 4;
 // Bits of the word at EXECUTION: WHV_X64_VP_EXECUTION_STATE, then InstructionLength and Cr8.
 const LONG_MODE = 1 << 4;
@@ -126,6 +132,7 @@ export class WhpxVcpu implements Vcpu {
   // Few registers at a time: what ends an instruction.
   private readonly rip: RegisterList;
   private readonly accumulator: RegisterList;
+  private readonly results: RegisterList;
   private readonly string: RegisterList;
   private readonly event: RegisterList;
   private readonly shadow: RegisterList;
@@ -167,6 +174,13 @@ export class WhpxVcpu implements Vcpu {
     this.vectors = list(...Array.from({ length: 16 }, (_, i) => R.WHvX64RegisterXmm0 + i));
     this.rip = list(R.WHvX64RegisterRip);
     this.accumulator = list(R.WHvX64RegisterRip, R.WHvX64RegisterRax, R.WHvX64RegisterRdx);
+    this.results = list(
+      R.WHvX64RegisterRip,
+      R.WHvX64RegisterRax,
+      R.WHvX64RegisterRcx,
+      R.WHvX64RegisterRdx,
+      R.WHvX64RegisterRbx,
+    );
     this.string = list(R.WHvX64RegisterRip, R.WHvX64RegisterRcx, R.WHvX64RegisterRsi, R.WHvX64RegisterRdi);
     this.event = list(R.WHvRegisterPendingEvent);
     this.shadow = list(R.WHvRegisterInterruptState);
@@ -298,7 +312,7 @@ export class WhpxVcpu implements Vcpu {
     // What is completed here after this exit must find the guest's own flags, so they are put back inside.
     const reason = this.enterGuest(debug);
     const completed = words[0] === Reason.X64IoPortAccess || words[0] === Reason.MemoryAccess ||
-      words[0] === Reason.X64MsrAccess;
+      words[0] === Reason.X64MsrAccess || words[0] === Reason.X64Cpuid;
     if (!debug.stepping || !completed || reason === Exit.FAILED) return reason;
     if (reason === AGAIN) return this.leaveForDebug(debug);
     this.stepOwed = true;
@@ -335,6 +349,8 @@ export class WhpxVcpu implements Vcpu {
         return this.memoryAccess();
       case Reason.X64MsrAccess:
         return this.msrAccess();
+      case Reason.X64Cpuid:
+        return this.cpuid();
       case Reason.Exception:
         return this.exception();
       case Reason.X64ApicEoi:
@@ -615,6 +631,23 @@ export class WhpxVcpu implements Vcpu {
     accumulator.words[9] = 0;
     accumulator.set(read ? 3 : 1);
     return AGAIN;
+  }
+
+  // --- CPUID
+
+  private cpuid(): number {
+    const { words, results } = this;
+    const leaf = words[CPUID_LEAF];
+    this.nextRip(results);
+    const list = results.words;
+    // In 64-bit mode too, all four are 32 bits wide and clear the upper halves (SDM vol. 2).
+    list.fill(0, 4);
+    list[4] = words[CPUID_RAX];
+    list[8] = cpuidEcx(leaf, words[CPUID_RCX]);
+    list[12] = cpuidEdx(leaf, words[CPUID_RDX]);
+    list[16] = words[CPUID_RBX];
+    const result = results.set(5);
+    return result < 0 ? this.fail(`the platform refused the answer to CPUID: ${resultName(result)}`) : AGAIN;
   }
 
   /** Raises an exception with an error code at the present instruction; the parameter of a page fault is CR2. */

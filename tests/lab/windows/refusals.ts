@@ -1,7 +1,8 @@
-/** The shim is strict: every misuse that Windows documents as an error is refused. Prints the count. */
+/** The shim is strict: every misuse that Windows documents as an error is refused. Then its CPUID exits. Prints the count. */
 import { alignedBytes } from "../../../backends/whpx/registers.ts";
 import { platform, Property, Register, Result, Struct } from "../../../backends/whpx/abi.ts";
 import { probeWhpx } from "../../../backends/whpx/probe.ts";
+import { cpuidExits } from "./cpuid_exits.ts";
 
 let passed = 0;
 let failed = 0;
@@ -111,6 +112,7 @@ expect("its end again", api.WHvDeleteVirtualProcessor(partition, 0), nobody);
 expect("the partition's end", api.WHvDeletePartition(partition), 0);
 expect("its end again", api.WHvDeletePartition(partition), E_INVALIDARG);
 expect("the probe", Number(probeWhpx().usable), 1);
+await cpuidExits(expect);
 
 console.log(`${passed} passed, ${failed} failed`);
 Deno.exit(failed ? 1 : 0);

@@ -4,7 +4,7 @@ import { demoDisk } from "../../guests/demo_disk.ts";
 import { copyDisk } from "../../guests/image.ts";
 import { loginWritePoweroff, proveWritten } from "../../guests/session.ts";
 import { Terminal } from "../../guests/terminal.ts";
-import { ROOT } from "../../guests/cache.ts";
+import { CACHE, ROOT } from "../../guests/cache.ts";
 import { readTally, type Tally } from "../../tally.ts";
 import type { KvmHost } from "./kvm_host.ts";
 import { windowsPath, type WineLab } from "./wine.ts";
@@ -65,11 +65,12 @@ async function withDisk<T>(action: (path: string) => Promise<T>): Promise<T> {
 /** In order. */
 export const windowsSuites: readonly WindowsSuite[] = [
   {
-    name: "the shim refuses every misuse, by deno.exe",
+    name: "the shim refuses every misuse; CPUID leaves the guest where that was asked for; by deno.exe",
     kvm: true,
     run: async (_, kvm) => {
       const script = windowsPath(new URL("./refusals.ts", import.meta.url).pathname);
-      const { code, output } = await (await kvm()).denoExe(["run", "-A", "--quiet", "--no-check", script], {}, 120);
+      const args = ["run", "-A", "--quiet", "--no-check", script];
+      const { code, output } = await (await kvm()).denoExe(args, { HV_CONFORMANCE_TIMEOUT: "60" }, 200);
       return show(output, code);
     },
   },
@@ -102,14 +103,19 @@ export const windowsSuites: readonly WindowsSuite[] = [
     },
   },
   {
-    name: "the software CPU on deno.exe: conformance",
+    name: "hv doctor --self-test on deno.exe: the software CPU's conformance, and a report to send in",
     long: true,
     run: async (wine) => {
-      const { code, output } = await wine.deno(
-        ["run", "-A", "--quiet", "--no-check", "tests/conformance/run.ts", "--backend=soft"],
-        { env: { HV_CONFORMANCE_TIMEOUT: "60" }, seconds: 400 },
-      );
-      return show(output, code);
+      const { code, output } = await wine.deno(["run", "-A", "--quiet", HV, "doctor", "--self-test"], {
+        env: { HV_CONFORMANCE_TIMEOUT: "60" },
+        seconds: 600,
+      });
+      assert.equal(code, 0, output);
+      assert.match(output, /^hv .*windows/m, output);
+      assert.match(output, /^soft: [1-9]\d+ passed, 0 failed, \d+ skipped in /m, output);
+      assert.match(output, /^whpx: not here: /m, output);
+      assert.match(output, /^Nothing failed\./m, output);
+      return one();
     },
   },
   {
@@ -138,6 +144,35 @@ export const windowsSuites: readonly WindowsSuite[] = [
         const { code, output } = await wine.deno(["run", "-A", "--quiet", script, windowsPath(path)], { seconds: 90 });
         assert.equal(code, 0, output);
         assert.match(output, /the machine was stopped/, output);
+        return one();
+      }),
+  },
+  {
+    name: "hv run on deno.exe, killed: no file of it is left, and the disk is free",
+    long: true,
+    run: (wine) =>
+      withDisk(async (path) => {
+        const arguments_ = (extra: string[]) => [
+          ...["run", "-A", "--quiet", HV, "run", windowsPath(path), "--backend", "soft", "--memory", "256M"],
+          ...extra,
+        ];
+        const before = temporaryFiles();
+        for (const extra of [["--ephemeral"], []]) {
+          const { argv, env } = wine.command(arguments_(extra));
+          await using terminal = new Terminal(argv, { env });
+          await terminal.expect(/login:/, 400);
+          // Its guest is up, so its files are open: the disk is not to be had.
+          const second = await wine.deno(arguments_([]), { seconds: 120 });
+          assert.notEqual(second.code, 0, second.output);
+          assert.match(second.output, /another process has it open/, second.output);
+          // SIGKILL.
+          await terminal[Symbol.asyncDispose]();
+          assert.deepEqual(temporaryFiles(), before);
+        }
+        const { output } = await wine.deno(["run", "-A", "--quiet", HV, "inspect", windowsPath(path)], { seconds: 60 });
+        assert.match(output, /vmlinuz/, output);
+        const folder = path.slice(0, path.lastIndexOf("/"));
+        assert.deepEqual([...Deno.readDirSync(folder)].map(({ name }) => name), ["demo disk.img"]);
         return one();
       }),
   },
@@ -187,6 +222,19 @@ export const windowsSuites: readonly WindowsSuite[] = [
       }),
   },
 ];
+
+/** Of this user in Wine's prefix. */
+function temporaryFiles(): string[] {
+  const users = `${CACHE}/windows/prefix/drive_c/users`;
+  const names = (folder: string) => {
+    try {
+      return [...Deno.readDirSync(folder)].map(({ name }) => `${folder}/${name}`);
+    } catch {
+      return [];
+    }
+  };
+  return names(users).flatMap((user) => [...names(`${user}/Temp`), ...names(`${user}/AppData/Local/Temp`)]).sort();
+}
 
 const encode = (text: string) => new TextEncoder().encode(text);
 

@@ -17,6 +17,7 @@
 #define PAGE 4096ull
 #define KICK_SIGNAL 50
 #define MAX_CPUID 256
+#define MAX_BELLS 256
 
 enum { NEW, SET_UP };
 
@@ -40,6 +41,11 @@ typedef struct {
 } Vp;
 
 typedef struct {
+  WHV_DOORBELL_MATCH_DATA match;
+  HANDLE event; /* 0: free */
+} Bell;
+
+typedef struct {
   volatile int lock;
   int used, state, kvm_fd, vm_fd;
   u32 processors;
@@ -49,11 +55,19 @@ typedef struct {
   Vp vps[MAX_VPS];
   WHV_X64_CPUID_RESULT cpuid_results[64];
   u32 cpuid_count;
+  u32 cpuid_exits[64];
+  u32 cpuid_exit_count;
+  Bell bells[MAX_BELLS];
   u64 level_vectors[4]; /* vectors whose end of interrupt KVM has been asked to report */
 } Partition;
 
 static Partition partitions[MAX_PARTITIONS];
 static volatile int partitions_lock;
+static int cpuid_exits_offered;
+
+#ifndef _WIN32
+__attribute__((visibility("default"))) int SetEvent(HANDLE event);
+#endif
 
 #ifndef _WIN32
 __attribute__((visibility("hidden"))) void *memcpy(void *to, const void *from, unsigned long count) {
@@ -185,7 +199,7 @@ EXPORT WHvGetCapability(WHV_CAPABILITY_CODE code, VOID *buffer, UINT32 room, UIN
     }
     case WHvCapabilityCodeExtendedVmExits: {
       WHV_EXTENDED_VM_EXITS e = {.AsUINT64 = 0};
-      e.X64MsrExit = 1, e.ExceptionExit = 1;
+      e.X64MsrExit = 1, e.ExceptionExit = 1, e.X64CpuidExit = cpuid_exits_offered;
       return answer(buffer, room, written, &e, 8);
     }
     case WHvCapabilityCodeX64MsrExitBitmap:
@@ -258,7 +272,8 @@ EXPORT WHvSetPartitionProperty(
     case WHvPartitionPropertyCodeExtendedVmExits:
       if (size != 8) return E_INVALIDARG;
       copy(&value, buffer, 8);
-      if (value & ~6ull) return WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG; /* only what the capability says */
+      /* Only what the capability says. */
+      if (value & ~(6ull | cpuid_exits_offered)) return WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG;
       p->extended_exits = value;
       return S_OK;
     case WHvPartitionPropertyCodeX64MsrExitBitmap:
@@ -271,6 +286,12 @@ EXPORT WHvSetPartitionProperty(
       if (size != 4) return E_INVALIDARG;
       copy(&p->apic_mode, buffer, 4);
       return p->apic_mode <= 2 ? S_OK : E_INVALIDARG;
+    case WHvPartitionPropertyCodeCpuidExitList:
+      if (size % 4 || size > sizeof p->cpuid_exits) return E_INVALIDARG;
+      if (size && !(p->extended_exits & 1)) return WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG;
+      copy(p->cpuid_exits, buffer, size);
+      p->cpuid_exit_count = size / 4;
+      return S_OK;
     case WHvPartitionPropertyCodeCpuidResultList:
       if (size % sizeof(WHV_X64_CPUID_RESULT) || size > sizeof p->cpuid_results) return E_INVALIDARG;
       copy(p->cpuid_results, buffer, size);
@@ -994,6 +1015,72 @@ static HRESULT exit_msr(Vp *v, WHV_RUN_VP_EXIT_CONTEXT *out, int write) {
   return S_OK;
 }
 
+/* The answer KVM would give; what of it follows other registers comes from them (SDM vol. 2, CPUID). */
+static void default_cpuid(Partition *p, Vp *v, struct kvm_regs *r, struct kvm_sregs *s, struct kvm_cpuid_entry2 *out) {
+  static Cpuid scratch;
+  u32 leaf = (u32)r->rax, sub = (u32)r->rcx;
+  zero(out, sizeof *out);
+  lock(&partitions_lock);
+  scratch.nent = MAX_CPUID;
+  kvm(v->fd, KVM_GET_CPUID2, &scratch);
+  for (u32 i = 0; i < scratch.nent; i++) {
+    struct kvm_cpuid_entry2 *e = &scratch.entries[i];
+    if (e->function == leaf && (!(e->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) || e->index == sub)) *out = *e;
+  }
+  unlock(&partitions_lock);
+  if (leaf == 1) out->ecx = (out->ecx & ~(1u << 27)) | (s->cr4 >> 18 & 1) << 27;
+  /* Without an APIC of its own the platform says what its processor has. */
+  if (leaf == 1 && !p->apic_mode) out->ecx |= 1u << 21 | 1u << 24;
+}
+
+/* An exit when the guest stands at a CPUID that was asked for. */
+static int at_cpuid(Partition *p, Vp *v, WHV_RUN_VP_EXIT_CONTEXT *out) {
+  struct kvm_regs r;
+  struct kvm_sregs s;
+  struct kvm_cpuid_entry2 e;
+  Paging g;
+  u8 code[2];
+  kvm(v->fd, KVM_GET_REGS, &r);
+  kvm(v->fd, KVM_GET_SREGS, &s);
+  paging_of(&s, r.rflags, &g);
+  u64 linear = code_bits(&s) == 64 ? r.rip : (u32)(r.rip + s.cs.base);
+  if (read_linear(p, &g, linear, code, 2) != 2 || code[0] != 0x0f || code[1] != 0xa2) return 0;
+  u32 i = 0;
+  while (i < p->cpuid_exit_count && p->cpuid_exits[i] != (u32)r.rax) i++;
+  if (i == p->cpuid_exit_count) return 0;
+  default_cpuid(p, v, &r, &s, &e);
+  WHV_X64_CPUID_ACCESS_CONTEXT *c = &out->CpuidAccess;
+  c->Rax = r.rax, c->Rcx = r.rcx, c->Rdx = r.rdx, c->Rbx = r.rbx;
+  c->DefaultResultRax = e.eax, c->DefaultResultRcx = e.ecx, c->DefaultResultRdx = e.edx, c->DefaultResultRbx = e.ebx;
+  out->ExitReason = WHvRunVpExitReasonX64Cpuid;
+  vp_context(v, &r, &s, 2, &out->VpContext);
+  return 1;
+}
+
+static int same_bell(const WHV_DOORBELL_MATCH_DATA *a, const WHV_DOORBELL_MATCH_DATA *b) {
+  return a->GuestAddress == b->GuestAddress && a->MatchOnLength == b->MatchOnLength && a->Length == b->Length &&
+    a->MatchOnValue == b->MatchOnValue && (!a->MatchOnValue || a->Value == b->Value);
+}
+
+/* Whether a store that KVM left for rings a doorbell: then it is done, and the guest goes on. */
+static int rings(Partition *p, struct kvm_run *run) {
+  if (!run->mmio.is_write || run->mmio.len > 8) return 0;
+  u64 data = 0;
+  int rung = 0;
+  copy(&data, run->mmio.data, run->mmio.len);
+  lock(&p->lock);
+  for (int i = 0; i < MAX_BELLS && !rung; i++) {
+    Bell *b = &p->bells[i];
+    if (!b->event || b->match.GuestAddress != run->mmio.phys_addr) continue;
+    if (b->match.MatchOnLength && b->match.Length != run->mmio.len) continue;
+    if (b->match.MatchOnValue && b->match.Value != data) continue;
+    SetEvent(b->event);
+    rung = 1;
+  }
+  unlock(&p->lock);
+  return rung;
+}
+
 static HRESULT plain_exit(Vp *v, WHV_RUN_VP_EXIT_CONTEXT *out, WHV_RUN_VP_EXIT_REASON reason) {
   struct kvm_regs r;
   struct kvm_sregs s;
@@ -1108,6 +1195,11 @@ static HRESULT run_guest(Partition *p, Vp *v, WHV_RUN_VP_EXIT_CONTEXT *out, int 
       if (watch(v, trap_flag, &watching)) return debug_exit(v, out);
       if (watching) guest_debug(v, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP);
     }
+    if (p->cpuid_exit_count) {
+      if (at_cpuid(p, v, out)) return S_OK;
+      if (!watching) guest_debug(v, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP);
+      watching = 1;
+    }
     s64 result = enter(v);
     if (watching) guest_debug(v, 0);
     if (result == -EAGAIN_) continue;
@@ -1125,6 +1217,7 @@ static HRESULT run_guest(Partition *p, Vp *v, WHV_RUN_VP_EXIT_CONTEXT *out, int 
       case KVM_EXIT_IO:
         return exit_io(p, v, out);
       case KVM_EXIT_MMIO:
+        if (rings(p, v->run)) continue;
         return exit_mmio(p, v, out);
       case KVM_EXIT_X86_RDMSR:
         return exit_msr(v, out, 0);
@@ -1561,49 +1654,52 @@ EXPORT WHvRequestInterrupt(WHV_PARTITION_HANDLE handle, const WHV_INTERRUPT_CONT
   return S_OK;
 }
 
-#ifndef _WIN32
-/* --- doorbells, and the little of kernel32 the backend calls: the .so stands for both libraries ----------------------- */
+/* --- doorbells ------------------------------------------------------------------------------------------------------ */
 
-static HRESULT doorbell(WHV_PARTITION_HANDLE handle, const WHV_DOORBELL_MATCH_DATA *m, int event, int remove) {
+EXPORT WHvRegisterPartitionDoorbellEvent(
+  WHV_PARTITION_HANDLE handle, const WHV_DOORBELL_MATCH_DATA *m, HANDLE event) {
   Partition *p = partition_of(handle);
-  if (!p || !m || m->Reserved) return E_INVALIDARG;
+  if (!p || !m || m->Reserved || !event) return E_INVALIDARG;
   if (m->MatchOnLength ? m->Length != 1 && m->Length != 2 && m->Length != 4 && m->Length != 8 : m->Length != 0) {
     return E_INVALIDARG;
   }
-  /* Windows needs no event to take a doorbell back; KVM does. */
-  static struct { Partition *p; u64 address, value; u32 length; int event; } bells[256];
-  lock(&partitions_lock);
-  int at = -1;
-  for (int i = 0; i < 256; i++) {
-    int same = bells[i].p == p && bells[i].address == m->GuestAddress && bells[i].length == m->Length;
-    if (remove ? same : !bells[i].p) {
-      at = i;
-      break;
-    }
+  lock(&p->lock);
+  Bell *free = 0, *same = 0;
+  for (int i = 0; i < MAX_BELLS; i++) {
+    Bell *b = &p->bells[i];
+    if (!b->event) free = b;
+    else if (same_bell(&b->match, m)) same = b;
   }
-  s64 result = -1;
-  if (at >= 0) {
-    if (remove) event = bells[at].event;
-    struct kvm_ioeventfd io = {
-      .addr = m->GuestAddress, .len = m->Length, .fd = event, .datamatch = m->Value,
-      .flags = (m->MatchOnValue ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0) | (remove ? KVM_IOEVENTFD_FLAG_DEASSIGN : 0),
-    };
-    result = kvm(p->vm_fd, KVM_IOEVENTFD, &io);
-    if (result >= 0) {
-      bells[at].p = remove ? 0 : p;
-      bells[at].address = m->GuestAddress, bells[at].length = m->Length, bells[at].event = event;
-    }
+  if (free && !same) free->match = *m, free->event = event;
+  unlock(&p->lock);
+  return free && !same ? S_OK : E_INVALIDARG;
+}
+EXPORT WHvUnregisterPartitionDoorbellEvent(WHV_PARTITION_HANDLE handle, const WHV_DOORBELL_MATCH_DATA *m) {
+  Partition *p = partition_of(handle);
+  if (!p || !m || m->Reserved) return E_INVALIDARG;
+  HRESULT result = E_INVALIDARG;
+  lock(&p->lock);
+  for (int i = 0; i < MAX_BELLS; i++) {
+    Bell *b = &p->bells[i];
+    if (b->event && same_bell(&b->match, m)) b->event = 0, result = S_OK;
   }
-  unlock(&partitions_lock);
-  return result < 0 ? E_INVALIDARG : S_OK;
+  unlock(&p->lock);
+  return result;
 }
-EXPORT WHvRegisterPartitionDoorbellEvent(
-  WHV_PARTITION_HANDLE handle, const WHV_DOORBELL_MATCH_DATA *match, HANDLE event) {
-  return doorbell(handle, match, (int)(u64)event - 1, 0);
+
+/* --- CPUID exits ---------------------------------------------------------------------------------------------------- */
+
+/*
+ * KVM has no exit for CPUID, so that a guest which is to have them is stepped, an instruction at a time: too slow for
+ * a kernel. So the platform has them only for those that ask here, before they make their partition.
+ */
+EXPORT ShimOfferCpuidExits(void) {
+  cpuid_exits_offered = 1;
+  return S_OK;
 }
-EXPORT WHvUnregisterPartitionDoorbellEvent(WHV_PARTITION_HANDLE handle, const WHV_DOORBELL_MATCH_DATA *match) {
-  return doorbell(handle, match, -1, 1);
-}
+
+#ifndef _WIN32
+/* --- the little of kernel32 the backend calls: the .so stands for both libraries -------------------------------------- */
 
 #define KERNEL32 __attribute__((visibility("default")))
 static __thread u32 last_error;
@@ -1648,9 +1744,9 @@ KERNEL32 u64 CreateEventW(u64 security, int manual, int initial, u64 name) {
   s64 fd = call(SYS_eventfd2, initial != 0, 02004000, 0, 0, 0, 0);
   return fd < 0 ? 0 : (u64)fd + 1;
 }
-KERNEL32 int SetEvent(u64 event) {
+int SetEvent(HANDLE event) {
   u64 one = 1;
-  return call(SYS_write, (s64)event - 1, ADDRESS(&one), 8, 0, 0, 0) == 8;
+  return call(SYS_write, ADDRESS(event) - 1, ADDRESS(&one), 8, 0, 0, 0) == 8;
 }
 KERNEL32 u32 WaitForSingleObject(u64 event, u32 milliseconds) {
   struct { int fd; short events, revents; } poll = {.fd = (int)event - 1, .events = 1};
