@@ -1,4 +1,4 @@
-/** 64-bit ELF executables as kernels come in (System V gABI, chapters 4 and 5). */
+/** ELF executables as kernels come in (System V gABI, chapters 4 and 5). */
 
 /** A piece to load. */
 export interface ElfSegment {
@@ -12,7 +12,7 @@ export interface ElfSegment {
 
 /** What is needed to load and enter an ELF kernel. */
 export interface ElfImage {
-  /** e_machine: 62 x86-64, 183 arm64. */
+  /** e_machine: 3 i386, 62 x86-64, 183 arm64. */
   machine: number;
   entry: number;
   segments: ElfSegment[];
@@ -20,7 +20,8 @@ export interface ElfImage {
   pvhEntry: number | null;
 }
 
-/** e_machine of x86-64 and arm64. */
+/** e_machine of i386, x86-64 and arm64. */
+export const EM_386 = 3;
 export const EM_X86_64 = 62;
 export const EM_AARCH64 = 183;
 
@@ -29,6 +30,9 @@ const PT_NOTE = 4;
 /** Xen's public/elfnote.h. */
 const XEN_ELFNOTE_PHYS32_ENTRY = 18;
 const MAX_PROGRAM_HEADERS = 256;
+/** Fields of a program header. */
+const PHDR64 = { OFFSET: 8, PADDR: 24, FILESZ: 32, MEMSZ: 40, BYTES: 56 } as const;
+const PHDR32 = { OFFSET: 4, PADDR: 12, FILESZ: 16, MEMSZ: 20, BYTES: 32 } as const;
 
 /** Whether the bytes begin an ELF file. */
 export function isElf(bytes: Uint8Array): boolean {
@@ -40,14 +44,15 @@ export function readElf(bytes: Uint8Array): ElfImage {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   if (!isElf(bytes) || bytes.length < 64) throw new Error("the ELF file is cut short");
   const machine = view.getUint16(18, bytes[5] !== 2);
-  if (bytes[4] !== 2 || bytes[5] !== 1) {
-    throw new Error(bytes[4] === 1 ? "a 32-bit ELF file" : "a big-endian ELF file");
-  }
-  const u64 = (at: number) => Number(view.getBigUint64(at, true));
-  const table = u64(32);
-  const step = view.getUint16(54, true);
-  const count = view.getUint16(56, true);
-  if (step < 56 || count > MAX_PROGRAM_HEADERS || table + step * count > bytes.length) {
+  if (bytes[5] !== 1) throw new Error("a big-endian ELF file");
+  const wide = bytes[4] === 2;
+  // Elf64_Addr and Elf32_Addr.
+  const word = (at: number) => wide ? Number(view.getBigUint64(at, true)) : view.getUint32(at, true);
+  const table = word(wide ? 32 : 28);
+  const step = view.getUint16(wide ? 54 : 42, true);
+  const count = view.getUint16(wide ? 56 : 44, true);
+  const field = wide ? PHDR64 : PHDR32;
+  if (step < field.BYTES || count > MAX_PROGRAM_HEADERS || table + step * count > bytes.length) {
     throw new Error("the ELF file is damaged or cut short: its program headers lie outside it");
   }
   const segments: ElfSegment[] = [];
@@ -56,7 +61,8 @@ export function readElf(bytes: Uint8Array): ElfImage {
     const at = table + i * step;
     const type = view.getUint32(at, true);
     if (type !== PT_LOAD && type !== PT_NOTE) continue;
-    const offset = u64(at + 8), physical = u64(at + 24), fileSize = u64(at + 32), size = u64(at + 40);
+    const offset = word(at + field.OFFSET), physical = word(at + field.PADDR);
+    const fileSize = word(at + field.FILESZ), size = word(at + field.MEMSZ);
     if (offset + fileSize > bytes.length || (type === PT_LOAD && size < fileSize)) {
       throw new Error("the ELF file is damaged or cut short: a segment lies outside it");
     }
@@ -64,7 +70,7 @@ export function readElf(bytes: Uint8Array): ElfImage {
     if (type === PT_NOTE) pvhEntry ??= findPvhEntry(data);
     else if (size > 0) segments.push({ physical, data, size });
   }
-  return { machine, entry: u64(24), segments, pvhEntry };
+  return { machine, entry: word(24), segments, pvhEntry };
 }
 
 function findPvhEntry(notes: Uint8Array): number | null {

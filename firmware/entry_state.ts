@@ -42,8 +42,10 @@ export function gdtEntries(wide: boolean): BigUint64Array<ArrayBuffer> {
 
 /** Where and how to enter. */
 export interface Entry {
-  /** 64-bit: long mode, paging on, boot_params in rsi. Otherwise 32-bit protected mode, start info in ebx (PVH). */
+  /** 64-bit: long mode, paging on. Otherwise 32-bit protected mode, paging off. */
   wide: boolean;
+  /** Linux's own boot protocol, with boot_params in rsi; otherwise PVH, start info in ebx. */
+  linux: boolean;
   instruction: number;
   /** Address of boot_params or hvm_start_info. */
   information: number;
@@ -95,7 +97,7 @@ export function enter(state: ArrayBuffer, entry: Entry): void {
   view.setUint32(X64.ACTIVITY, 0, true);
   for (let i = 0; i < 16; i++) register(X64.GPR + i * 8, 0n);
   register(X64.GPR + RSP * 8, BigInt(entry.stack));
-  register(X64.GPR + (entry.wide ? RSI : RBX) * 8, BigInt(entry.information));
+  register(X64.GPR + (entry.linux ? RSI : RBX) * 8, BigInt(entry.information));
   register(X64.RIP, BigInt(entry.instruction));
   register(X64.RFLAGS, 2n); // interrupts off
   segment(CS, BOOT_CS, entry.wide ? CODE64 : CODE32, 0xffffffff);

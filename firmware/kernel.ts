@@ -1,6 +1,6 @@
 /** What kind of kernel a file is, told from its bytes alone. */
 import { type Compression, CompressionError, decompress, sniff } from "./decompress/mod.ts";
-import { EM_AARCH64, EM_X86_64, isElf, readElf } from "./elf.ts";
+import { EM_386, EM_AARCH64, EM_X86_64, isElf, readElf } from "./elf.ts";
 import { readPe } from "./pe.ts";
 
 /** Forms kernels come in. */
@@ -100,7 +100,7 @@ function bannerVersion(bytes: Uint8Array): string | null {
 }
 
 function otherArchitecture(name: string): string {
-  return `the kernel is for another architecture (${name}), hv runs x86-64 kernels here`;
+  return `the kernel is for another architecture (${name}), hv runs x86 kernels here`;
 }
 
 /** Looks at a kernel file. Never throws: what is wrong stands in `problem`. */
@@ -138,8 +138,9 @@ function identify(bytes: Uint8Array, depth: number): KernelImage {
 
   if (isElf(bytes)) {
     const machine = view.getUint16(18, true);
-    if (machine !== EM_X86_64 || bytes[4] !== 2) {
-      const architecture = machine === EM_AARCH64 ? "aarch64" : machine === 3 ? "i386" : null;
+    const ours = machine === EM_X86_64 && bytes[4] === 2 || machine === EM_386 && bytes[4] === 1;
+    if (!ours) {
+      const architecture = machine === EM_AARCH64 ? "aarch64" : null;
       return {
         ...base,
         format: "vmlinux",
@@ -147,7 +148,12 @@ function identify(bytes: Uint8Array, depth: number): KernelImage {
         problem: otherArchitecture(architecture ?? `ELF machine ${machine}`),
       };
     }
-    const image: KernelImage = { ...base, format: "vmlinux", architecture: "x86_64", problem: null };
+    const image: KernelImage = {
+      ...base,
+      format: "vmlinux",
+      architecture: bytes[4] === 2 ? "x86_64" : "i386",
+      problem: null,
+    };
     try {
       if (readElf(bytes).segments.length === 0) image.problem = "the ELF file has nothing to load";
     } catch (error) {
@@ -175,7 +181,7 @@ function identify(bytes: Uint8Array, depth: number): KernelImage {
     const image: KernelImage = {
       ...base,
       format: "bzImage",
-      architecture: setup.entry64 || setup.protocol < 0x20c ? "x86_64" : "i386",
+      architecture: setup.entry64 ? "x86_64" : "i386",
       version: versionAt > 0x200 && versionAt < setup.codeOffset
         ? text(bytes, versionAt, 256).split(/\s/)[0] || null
         : null,
@@ -183,8 +189,8 @@ function identify(bytes: Uint8Array, depth: number): KernelImage {
       problem: null,
     };
     const payloadEnd = setup.payloadOffset + setup.payloadLength;
-    if (setup.protocol < 0x20c) image.problem = "the kernel is older than 3.8 and has no 64-bit entry point";
-    else if (!setup.entry64) image.problem = otherArchitecture("32-bit x86");
+    // Below 2.06 the command line's limit is unknown, below 2.10 how much memory the kernel needs to start.
+    if (setup.protocol < 0x20a) image.problem = "the kernel is older than 2.6.31: its boot protocol is before 2.10";
     else if (setup.codeOffset >= bytes.length || payloadEnd > bytes.length) {
       image.problem = `the kernel file is cut short: ${bytes.length} bytes of at least ${
         Math.max(payloadEnd, setup.codeOffset)

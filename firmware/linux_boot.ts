@@ -1,11 +1,11 @@
 /**
- * Starting Linux on x86-64 without firmware: kernel, initrd, command line and tables are put into guest memory, and
+ * Starting Linux on x86 without firmware: kernel, initrd, command line and tables are put into guest memory, and
  * the first vCPU begins at the kernel's own entry point.
  *
- * There are three ways in. A bzImage's vmlinux is unpacked on the host and entered at `startup_64`, since a guest would
- * take seconds for it under emulation; this runs the kernel at the address it was linked for: KASLR happens in the
- * bzImage's own decompressor, which does not run. Where hv cannot unpack it, the bzImage's 64-bit entry is used. An ELF
- * file that is not Linux but has a PVH note is entered as PVH says.
+ * There are three ways in. A bzImage's vmlinux is unpacked on the host and entered at `startup_64`, or a 32-bit kernel's
+ * at `startup_32`, since a guest would take seconds for it under emulation; this runs the kernel at the address it was
+ * linked for: KASLR happens in the bzImage's own decompressor, which does not run. Where hv cannot unpack it, the
+ * bzImage's own entry is used. An ELF file that is not Linux but has a PVH note is entered as PVH says.
  */
 import { releaseBuffer } from "../core/buffers.ts";
 import { HvError } from "../core/errors.ts";
@@ -20,7 +20,7 @@ import {
 import { type Compression, CompressionError } from "./decompress/mod.ts";
 import { unpackInitrd } from "./decompress/initrd.ts";
 import { E820_RAM, type E820Range, pcMemoryMap } from "./e820.ts";
-import { type ElfSegment, readElf } from "./elf.ts";
+import { type ElfSegment, EM_X86_64, readElf } from "./elf.ts";
 import { enter, gdtEntries, resetState, setFirmwareMsrs } from "./entry_state.ts";
 import { extractVmlinux, identifyKernel, type KernelImage, type SetupHeader } from "./kernel.ts";
 import { readPe } from "./pe.ts";
@@ -93,6 +93,8 @@ const XEN_HVM_START_MAGIC = 0x336ec578;
 
 interface Loadable {
   way: BootWay;
+  /** Entered in 64-bit mode. */
+  wide: boolean;
   how: string;
   entry: number;
   segments: ElfSegment[];
@@ -144,10 +146,11 @@ export function prepareLinux(boot: LinuxBoot): PreparedLinux {
   if (initrd !== null) memory.write(initrd.address, initrd.data);
   memory.slice(COMMAND_LINE, line.length + 1).fill(0);
   memory.write(COMMAND_LINE, line);
-  const wide = loadable.way !== "pvh";
+  const { wide } = loadable;
+  const linux = loadable.way !== "pvh";
   memory.write(GDT, new Uint8Array(gdtEntries(wide).buffer));
-  if (wide) {
-    writeIdentityMap(memory);
+  if (wide) writeIdentityMap(memory);
+  if (linux) {
     const seed = boot.randomSeed ?? crypto.getRandomValues(new Uint8Array(32));
     writeBootParams(memory, kernel.setup, initrd, boot.rsdpAddress, map, seed.subarray(0, MAX_SEED));
   } else {
@@ -157,8 +160,9 @@ export function prepareLinux(boot: LinuxBoot): PreparedLinux {
   setFirmwareMsrs(state);
   enter(state, {
     wide,
+    linux,
     instruction: loadable.entry,
-    information: wide ? BOOT_PARAMS : START_INFO,
+    information: linux ? BOOT_PARAMS : START_INFO,
     stack: STACK_TOP,
     gdt: GDT,
     pageTables: PAGE_TABLES,
@@ -235,9 +239,13 @@ function elfWay(
     throw new HvError("the kernel is damaged: its entry point lies outside it");
   }
   const at = `0x${entry.toString(16)}`;
+  const wide = !pvh && elf.machine === EM_X86_64;
   return {
     way: pvh ? "pvh" : "vmlinux",
-    how: pvh ? `${what}, entered at ${at} as PVH in 32-bit mode` : `${what}, entered at ${at} (startup_64)`,
+    wide,
+    how: pvh
+      ? `${what}, entered at ${at} as PVH in 32-bit mode`
+      : `${what}, entered at ${at} (startup_${wide ? 64 : 32})`,
     entry,
     segments: elf.segments,
     start,
@@ -248,10 +256,13 @@ function elfWay(
 function bzImageWay(bytes: Uint8Array, setup: SetupHeader, why: string): Loadable {
   const data = bytes.subarray(setup.codeOffset);
   const start = setup.prefAddress;
+  const wide = setup.entry64;
   return {
     way: "bzImage",
-    how: `bzImage by its 64-bit entry point, unpacking itself in the guest (${why})`,
-    entry: start + 0x200,
+    wide,
+    how: `bzImage by its ${wide ? 64 : 32}-bit entry point, unpacking itself in the guest (${why})`,
+    // boot.rst: the 32-bit entry point is where the code begins, the 64-bit one 0x200 behind.
+    entry: start + (wide ? 0x200 : 0),
     segments: [{ physical: start, data, size: data.length }],
     start,
     end: start + Math.max(setup.initSize, data.length),

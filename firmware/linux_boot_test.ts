@@ -99,10 +99,14 @@ dmesg | grep -c 'random: crng init done'
 reboot -f
 `;
 
-const cases: [Flavour, BootWay | undefined][] = [["cloud", undefined], ["cloud", "bzImage"], ["cloud", "pvh"], [
-  "generic",
-  undefined,
-]];
+const cases: [Flavour, BootWay | undefined][] = [
+  ["cloud", undefined],
+  ["cloud", "bzImage"],
+  ["cloud", "pvh"],
+  ["generic", undefined],
+  ["686", undefined],
+  ["686-pae", undefined],
+];
 for (const [flavour, way] of cases) {
   const missing = ["qemu-system-x86_64", "nasm", "zstd"].filter((name) => which(name) === null);
   const name = `Linux boots: Debian's ${flavour} kernel, ${way ?? "the best way"}, on QEMU's CPU`;
@@ -112,7 +116,7 @@ for (const [flavour, way] of cases) {
     async fn() {
       const kernel = await debianKernel(flavour);
       const archive = cpio([
-        ...await busyboxEntries(),
+        ...await busyboxEntries(flavour.startsWith("686") ? "i386" : undefined),
         { path: "init", data: INIT, mode: 0o755 },
         { path: "file", data: "from the initrd" },
       ]);

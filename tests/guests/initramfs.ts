@@ -63,15 +63,18 @@ export function cpio(entries: Iterable<Entry>): Uint8Array<ArrayBuffer> {
   return archive;
 }
 
-/** The path of Debian's static busybox. */
-export async function busybox(): Promise<string> {
-  return `${await unpacked("busybox-static")}/bin/busybox`;
+/** The path of Debian's static busybox, of this machine's architecture or another. */
+export async function busybox(architecture?: string): Promise<string> {
+  return `${await unpacked("busybox-static", architecture)}/bin/busybox`;
 }
 
 /** Busybox at `/bin/busybox`, a link to it for each of its applets, and the directories that a userland expects. */
-export async function busyboxEntries(): Promise<Entry[]> {
-  const program = await busybox();
-  const applets = (await text([program, "--list-full"])).trim().split("\n").filter((path) => path !== "bin/busybox");
+export async function busyboxEntries(architecture?: string): Promise<Entry[]> {
+  const program = await busybox(architecture);
+  // The list of this machine's: another architecture's program may not run here.
+  const applets = (await text([await busybox(), "--list-full"])).trim().split("\n").filter((path) =>
+    path !== "bin/busybox"
+  );
   const directories = ["bin", "dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp", "usr/bin", "usr/sbin", "var"];
   return [
     ...directories.map((path) => ({ path, directory: true as const })),

@@ -1,8 +1,11 @@
 /** Debian's own kernels, out of their packages. */
 import { packageVersion, unpacked } from "./packages.ts";
 
-/** Which of Debian's x86-64 kernels: `cloud` for virtual machines (virtio as modules), `generic` for everything. */
-export type Flavour = "cloud" | "generic";
+/**
+ * Which of Debian's kernels: `cloud` for virtual machines (virtio as modules), `generic` for everything; of 32 bits
+ * `686` and, with PAE, `686-pae`.
+ */
+export type Flavour = "cloud" | "generic" | "686" | "686-pae";
 
 /** A kernel and its modules on this machine. */
 export interface DebianKernel {
@@ -20,15 +23,21 @@ export interface DebianKernel {
   readonly version: string;
 }
 
-const META: Record<Flavour, string> = { cloud: "linux-image-cloud-amd64", generic: "linux-image-amd64" };
+const META: Record<Flavour, string> = {
+  cloud: "linux-image-cloud-amd64",
+  generic: "linux-image-amd64",
+  "686": "linux-image-686",
+  "686-pae": "linux-image-686-pae",
+};
 
 /** The newest kernel of that flavour that apt offers, downloaded on the first use (cloud 27 MB, generic 70 MB). */
 export async function debianKernel(flavour: Flavour = "cloud"): Promise<DebianKernel> {
-  const meta = await packageVersion(META[flavour]);
+  const architecture = flavour.startsWith("686") ? "i386" : undefined;
+  const meta = await packageVersion(META[flavour], architecture);
   const image = meta.depends.find((one) => one.startsWith("linux-image-"));
   if (!image) throw new Error(`${META[flavour]} ${meta.version} depends on no kernel image`);
   const release = image.slice("linux-image-".length);
-  const root = await unpacked(image);
+  const root = await unpacked(image, architecture);
   return {
     release,
     vmlinuz: `${root}/boot/vmlinuz-${release}`,
