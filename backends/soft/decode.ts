@@ -400,7 +400,8 @@ function decodeOperand(
       return;
     // Segment, control and debug registers are numbers to the instruction.
     case "S":
-      if ((reg & 7) > 5) throw UNDEFINED;
+      // CS is read only; this comes before an access to the other operand.
+      if ((reg & 7) > 5 || ((reg & 7) === Seg.CS && operand === i.operands[0])) throw UNDEFINED;
       return immediate(operand, size, reg & 7, 0);
     case "C":
     case "D":

@@ -17,6 +17,9 @@ const MEGABYTE = 1 << 20;
 /** What real mode reaches above a megabyte. */
 const HIGH = 0xfff0;
 const HLT = 0xf4;
+const NOP = 0x90;
+/** Bytes that an 8086 fetches ahead. */
+const PREFETCHED = 6;
 /** Where registers stand in the state. */
 const GENERAL: Partial<Record<Register, number>> = { ax: 0, cx: 1, dx: 2, bx: 3, sp: 4, bp: 5, si: 6, di: 7 };
 const SEGMENTS: Partial<Record<Register, number>> = { es: 0, cs: 1, ss: 2, ds: 3 };
@@ -161,16 +164,17 @@ interface Difference {
 
 const PREFIXES = [0x26, 0x2e, 0x36, 0x3e, 0xf0, 0xf2, 0xf3];
 
-/** What is different after a test; null when nothing is. A jump into its own bytes, where HLT would stand, is not run. */
-function difference(test: MooTest, mask: number): Difference | "ends in itself" | null {
+/** What is different after a test; null when nothing is. One that jumps to or reads the place of HLT is not run. */
+function difference(test: MooTest, mask: number): Difference | "no room for HLT" | null {
   const { ram } = machine;
   const { before, after } = test;
   const expected = { ...before.registers, ...after.registers } as Record<Register, number>;
   const touched = new Map(before.memory);
-  const end = machine.place(expected.cs, expected.ip - (endsInHalt ? 1 : 0));
-  if (!endsInHalt && test.bytes.some((_, i) => machine.place(before.registers.cs!, before.registers.ip! + i) === end)) {
-    return "ends in itself";
-  }
+  // An 8086's instruction is followed by as many NOPs as were fetched: HLT comes behind them, so that it sees them.
+  let nops = 0;
+  if (!endsInHalt) { while (touched.get(machine.place(expected.cs, expected.ip + nops)) === NOP) nops++; }
+  const end = machine.place(expected.cs, expected.ip + (endsInHalt ? -1 : nops));
+  if (!endsInHalt && touched.has(end)) return "no room for HLT";
   for (const [address, value] of touched) ram[address] = value;
   ram[end] = HLT;
   for (const [address, value] of after.memory) touched.set(address, value);
@@ -181,7 +185,7 @@ function difference(test: MooTest, mask: number): Difference | "ends in itself" 
   for (const register of REGISTERS) {
     let ours = result?.[register] ?? -1, theirs = expected[register];
     if (register === "flags") ours &= mask & FLAGS, theirs &= mask & FLAGS;
-    if (register === "ip" && !endsInHalt) theirs = (theirs + 1) & 0xffff;
+    if (register === "ip" && !endsInHalt) theirs = (theirs + nops + 1) & 0xffff;
     if (ours === theirs) continue;
     registers.add(register);
     wrong.push(`${register} ${hex(ours)} instead of ${hex(theirs)}`);
@@ -242,6 +246,22 @@ const DIFFERENCES: readonly (readonly [cpu: RegExp, words: string, holds: (d: Di
     "segment registers 4 and 5 are FS and GS",
     ({ test, instruction }) =>
       test.exception === 6 && [0x8c, 0x8e].includes(instruction[0]) && [4, 5].includes(instruction[1] >> 3 & 7),
+  ],
+  [
+    /286/,
+    "POP to memory that faults leaves SP alone; an 80286 has moved it on",
+    ({ test, instruction, registers }) =>
+      test.exception === 13 && instruction[0] === 0x8f && [...registers].every((register) => register === "sp"),
+  ],
+  [
+    /286/,
+    "the two bounds of BOUND are one operand; an 80286 reads the second when it needs it, from offset 0 after FFFF",
+    ({ instruction, vector }) => instruction[0] === 0x62 && (vector === 12 || vector === 13),
+  ],
+  [
+    /8086/,
+    "IP does not wrap within an instruction: #GP on real processors, while ours goes on beyond 64 KiB",
+    ({ test }) => test.before.registers.ip! + test.bytes.length + PREFETCHED > 0xffff,
   ],
   [
     /8086/,
@@ -317,7 +337,7 @@ for (const name of files) {
       passed++;
       continue;
     }
-    if (different === "ends in itself") {
+    if (different === "no room for HLT") {
       skipped++;
       continue;
     }
@@ -335,7 +355,7 @@ for (const name of files) {
 }
 machine.close();
 for (const [reason, count] of counts) console.log(`${count} differ: ${reason}`);
-if (skipped > 0) console.log(`${skipped} not run: jumps into their own bytes`);
+if (skipped > 0) console.log(`${skipped} not run: they jump to, or read, the place where HLT would have to stand`);
 const asKnown = [...counts.values()].reduce((a, b) => a + b, 0);
 console.log(`${passed} passed, ${asKnown} differ as known, ${unexplained} failed`);
 Deno.exit(unexplained === 0 ? 0 : 1);

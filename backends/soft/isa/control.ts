@@ -108,6 +108,11 @@ op("enter", "C8", "Iw Ib", (e) => {
   const sp = f.i64(e.reg(Reg.SP).sub(bytes));
   e.storeStack(sp, e.bits, e.reg(Reg.BP));
   const frame = f.i64(sp);
+  if (e.mode !== 64) {
+    // A 16-bit stack leaves the upper half of ESP as it is.
+    const wide = f.s32(State.SEGMENTS + Seg.SS * Segment.BYTES + Segment.ATTRIBUTES).has(1 << 14);
+    f.if(wide.eqz(), () => f.set(frame, sp.and(0xffff).or(e.reg(Reg.SP).and(~0xffff))));
+  }
   f.if(level, () => {
     const link = f.i64(e.reg(Reg.BP));
     const i = f.i32(1);

@@ -385,7 +385,6 @@ function selectorOf(e: Emitter, index: number): I64 {
 op("mov_to_sreg", "8E /r", "Sw Ew", (e) => {
   const { f } = e;
   const segment = f.i32(e.immediate(0).i32());
-  e.raiseIf(segment.eq(Seg.CS), Vector.UD);
   const selector = f.i32(e.readUnsigned(1).i32());
   f.do(loadSegment, segment, selector);
   e.faultIf(f.s32(State.FAULT));
