@@ -28,8 +28,8 @@ export interface BootMode {
 /** The modes. */
 export const BOOT_MODES: readonly BootMode[] = [
   { name: "interpreter", what: "nothing is compiled", settings: { threshold: -1 }, short: null },
-  { name: "threshold", what: "blocks are compiled early", settings: { threshold: 1 }, short: { threshold: 200 } },
-  { name: "budget", what: "runs end after few instructions", settings: { budget: 1 }, short: { budget: 3 } },
+  { name: "threshold", what: "blocks are compiled early", settings: { threshold: 1 }, short: { threshold: 500 } },
+  { name: "budget", what: "runs end after few instructions", settings: { budget: 1 }, short: { budget: 8 } },
   {
     name: "flush",
     what: "every TLB is emptied all the time",
