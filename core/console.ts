@@ -8,6 +8,12 @@ const TRANSCRIPT_LIMIT = 1 << 20;
 /** Output kept, in bytes, until somebody takes {@link Console.readable}. */
 const BACKLOG_LIMIT = 1 << 20;
 
+/**
+ * Milliseconds between two looks at output that keeps coming. A guest writes byte by byte: to be woken for each cost the
+ * vCPU and this thread more than the guest's own work for it. What comes after silence is delivered at once.
+ */
+const GATHER = 4;
+
 /** What a Linux kernel says last (kernel/panic.c). */
 const PANIC = /Kernel panic - not syncing: ([^\r\n]*)\r*\n/;
 
@@ -154,6 +160,7 @@ export class Console {
           await new Promise<void>((resolve) => this.resume = resolve);
           this.resume = null;
         }
+        if (!this.ended) await new Promise((resolve) => setTimeout(resolve, GATHER));
         continue;
       }
       if (this.ended) break;

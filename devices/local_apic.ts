@@ -229,8 +229,9 @@ export class LocalApic implements BusDevice, LocalInterruptController {
   poll(): boolean {
     const words = this.words;
     if (this.doubles[EXPIRY_DOUBLE] !== 0) this.advanceTimer();
-    if (Atomics.load(words, EVENTS) !== 0) return true;
-    if (Atomics.load(words, LINT0_LEVEL) !== 0 && this.takesExternal()) return true;
+    // Plain reads: whoever sets these rings for the vCPU afterwards, and that looks at what rings first.
+    if (words[EVENTS] !== 0) return true;
+    if (words[LINT0_LEVEL] !== 0 && this.takesExternal()) return true;
     return this.deliverable() >= 0;
   }
 
@@ -290,7 +291,7 @@ export class LocalApic implements BusDevice, LocalInterruptController {
 
   private highest(register: number): number {
     for (let i = 7; i >= 0; i--) {
-      const word = Atomics.load(this.words, PAGE + register + i);
+      const word = this.words[PAGE + register + i];
       if (word !== 0) return (i << 5) + 31 - Math.clz32(word);
     }
     return -1;

@@ -17,6 +17,7 @@ const SEEN_REGIONS = 5;
 const CPUS = 8192 / 4;
 const RING_HEAD = 12288 / 4;
 const CLOSED = RING_HEAD + 1;
+const RING_RESERVED = RING_HEAD + 2;
 const RING = RING_HEAD + 16;
 const RING_SIZE = 4096;
 
@@ -37,10 +38,10 @@ export class Mailbox {
 
   /** The vCPU begins to run guest code: what was asked while it did not is served before. */
   enter(index: number): void {
-    Atomics.store(this.words, this.at(index, RUNNING), 1);
+    if (this.layout.cpus > 1) Atomics.store(this.words, this.at(index, RUNNING), 1);
   }
   leave(index: number): void {
-    Atomics.store(this.words, this.at(index, RUNNING), 0);
+    if (this.layout.cpus > 1) Atomics.store(this.words, this.at(index, RUNNING), 0);
   }
 
   /** Makes the vCPU leave `run()`. */
@@ -50,7 +51,9 @@ export class Mailbox {
     Atomics.notify(this.words, this.at(index, INTERRUPT));
   }
   takeInterrupt(index: number): boolean {
-    if (Atomics.load(this.words, CLOSED) !== 0) return true;
+    // Plain reads: whoever asks raises ATTENTION afterwards, and {@link waits} looks again.
+    if (this.words[CLOSED] !== 0) return true;
+    if (this.words[this.at(index, INTERRUPT)] === 0) return false;
     return Atomics.exchange(this.words, this.at(index, INTERRUPT), 0) !== 0;
   }
 
@@ -65,12 +68,13 @@ export class Mailbox {
     for (let i = 0; i < this.layout.cpus; i++) this.interrupt(i);
   }
 
-  /** Whether anything is asked of the vCPU. */
+  /** Whether anything is asked of the vCPU; to be called once its ATTENTION is cleared. */
   waits(index: number): boolean {
     const { words } = this;
+    // The first read is atomic, so that none comes before ATTENTION was cleared.
     return Atomics.load(words, this.at(index, INTERRUPT)) !== 0 ||
       this.flushAsked(index) ||
-      Atomics.load(words, RING_HEAD) !== words[this.at(index, SEEN_WRITTEN)];
+      words[RING_HEAD] !== words[this.at(index, SEEN_WRITTEN)];
   }
 
   /**
@@ -99,6 +103,8 @@ export class Mailbox {
   }
   flushAsked(index: number): boolean {
     const { words } = this;
+    // Only other vCPUs ask.
+    if (this.layout.cpus === 1) return false;
     return Atomics.load(words, this.at(index, FLUSH_ASKED)) !== words[this.at(index, FLUSH_DONE)];
   }
   acknowledgeFlush(index: number): void {
@@ -111,18 +117,20 @@ export class Mailbox {
   tellCodeWritten(index: number, page: number): void {
     if (this.layout.cpus === 1) return;
     const { words } = this;
-    const ticket = Atomics.add(words, RING_HEAD, 1);
+    const ticket = Atomics.add(words, RING_RESERVED, 1);
     Atomics.store(words, RING + (ticket & (RING_SIZE - 1)), page);
+    // Readers go by the head: it moves on once the page stands there, in the order of the tickets.
+    while (Atomics.compareExchange(words, RING_HEAD, ticket, (ticket + 1) | 0) !== ticket);
     for (let other = 0; other < this.layout.cpus; other++) {
       if (other !== index) Atomics.or(words, this.attention(other), 4);
     }
   }
   takeCodeWritten(index: number, drop: (page: number) => void, dropAll: () => void): void {
     const { words } = this;
-    const head = Atomics.load(words, RING_HEAD);
     const at = this.at(index, SEEN_WRITTEN);
     let seen = words[at];
-    if (seen === head) return;
+    if (seen === words[RING_HEAD]) return;
+    const head = Atomics.load(words, RING_HEAD);
     if (((head - seen) | 0) >= RING_SIZE / 2) dropAll();
     else for (; seen !== head; seen = (seen + 1) | 0) drop(Atomics.load(words, RING + (seen & (RING_SIZE - 1))));
     words[at] = head;
@@ -130,7 +138,7 @@ export class Mailbox {
 
   /** Whether memory was mapped or unmapped since this was last asked. */
   regionsChanged(index: number): boolean {
-    const generation = Atomics.load(this.words, Shared.REGION_GENERATION >> 2);
+    const generation = this.words[Shared.REGION_GENERATION >> 2];
     const at = this.at(index, SEEN_REGIONS);
     if (this.words[at] === generation) return false;
     this.words[at] = generation;
