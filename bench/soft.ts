@@ -2,13 +2,13 @@
  * The software CPU against QEMU's TCG, and v86 where that can follow: the same guest programs without an operating
  * system, in the same run.
  *
- *     deno run -A bench/soft.ts [--rounds=3] [--only=row,row] [--bits=64|32] [--interpreter] [--boot] [--parallel]
+ *     deno run -A bench/soft.ts [--rounds=3] [--only=row,row] [--bits=64|32] [--interpreter] [--parallel]
  *
  * Each program runs as a process of its own on all; compared are CPU seconds, user and system, less those of a program
  * that does nothing: what a busy machine adds to wall time is in none, start and background compilation are in all. The
- * median of the rounds' ratios counts. --boot: the busybox demo disk to its login prompt instead, once on each; CPU
- * seconds from the process's start, all threads. --parallel: the same work shared by two vCPUs against one vCPU doing it
- * alone. Needs gcc, qemu-system-x86_64 and, for v86, SeaBIOS as Debian's package `seabios` has it.
+ * median of the rounds' ratios counts. --parallel: the same work shared by two vCPUs against one vCPU doing it alone.
+ * Whole machines are soft_boot.ts's. Needs gcc, qemu-system-x86_64 and, for v86, SeaBIOS as Debian's package `seabios`
+ * has it.
  */
 import { parseArgs } from "node:util";
 import { soft } from "../backends/soft/hypervisor.ts";
@@ -16,8 +16,6 @@ import { Rig } from "../backends/soft/jit/rig.ts";
 import { State } from "../backends/soft/layout.ts";
 import { X64 } from "../core/x64_state.ts";
 import { startState } from "../tests/conformance/guest.ts";
-import { demoDisk } from "../tests/guests/demo_disk.ts";
-import { bootFiles } from "../tests/guests/qemu.ts";
 import type { Work } from "./soft_vcpu.ts";
 import { childrenCpuSeconds, median } from "./usage.ts";
 
@@ -69,7 +67,6 @@ const { values } = parseArgs({
     rounds: { type: "string", default: "3" },
     only: { type: "string" },
     interpreter: { type: "boolean", default: false },
-    boot: { type: "boolean", default: false },
     parallel: { type: "boolean", default: false },
     bits: { type: "string" },
     child: { type: "string" },
@@ -173,47 +170,6 @@ const v86 = (image: string) =>
     ...[new URL("./soft_v86.ts", import.meta.url).pathname, image],
   ]);
 
-/** CPU seconds until a program's output has `login:`; it is killed then. */
-async function untilLogin(command: string, args: string[]): Promise<number> {
-  const child = new Deno.Command(command, { args, stdin: "piped", stdout: "piped", stderr: "null" }).spawn();
-  const decoder = new TextDecoder();
-  let text = "";
-  for await (const chunk of child.stdout) {
-    text += decoder.decode(chunk, { stream: true });
-    if (!text.includes("login:")) continue;
-    // utime and stime in ticks of 10 ms (proc_pid_stat(5)), behind the name in parentheses.
-    const fields = Deno.readTextFileSync(`/proc/${child.pid}/stat`).split(") ")[1].split(" ");
-    child.kill("SIGKILL");
-    return (Number(fields[11]) + Number(fields[12])) / 100;
-  }
-  throw new Error(`${command} ended without a login prompt: ${text.slice(-200)}`);
-}
-
-async function compareBoots(): Promise<void> {
-  const disk = await demoDisk();
-  const boot = await bootFiles(disk);
-  const folder = await Deno.makeTempDir({ prefix: "hv-bench-soft-" });
-  try {
-    Deno.writeFileSync(`${folder}/vmlinuz`, boot.vmlinuz);
-    Deno.writeFileSync(`${folder}/initrd`, boot.initrd);
-    const main = new URL("../cli/main.ts", import.meta.url).pathname;
-    const hv = await untilLogin(Deno.execPath(), [
-      ...["run", "-A", "--no-check", main, "run", disk, "--ephemeral", "--backend", "soft", "--memory", "256M"],
-    ]);
-    const tcg = await untilLogin("qemu-system-x86_64", [
-      ...["-nodefaults", "-no-reboot", "-nographic", "-monitor", "none", "-serial", "stdio", "-M", "q35"],
-      ...["-accel", "tcg", "-cpu", "max", "-m", "256", "-device", "virtio-blk-pci,drive=disk"],
-      ...["-drive", `file=${disk},format=raw,if=none,id=disk,snapshot=on`],
-      ...["-kernel", `${folder}/vmlinuz`, "-initrd", `${folder}/initrd`, "-append", boot.append],
-    ]);
-    console.log(
-      `boot to login: hv ${hv.toFixed(1)} s, TCG ${tcg.toFixed(1)} s of CPU: ${(hv / tcg).toFixed(2)}x TCG's time`,
-    );
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
-
 /** The same work by one vCPU and by two. */
 async function compareParallel(folder: string, rounds: number): Promise<void> {
   const image = await build(folder, "parallel", PIECES, 64);
@@ -272,10 +228,6 @@ async function compareRows(folder: string, rounds: number, rows: Row[], bits: Bi
 }
 
 const bits = values.bits === undefined ? null : Number(values.bits) as Bits;
-if (values.boot) {
-  await compareBoots();
-  Deno.exit(0);
-}
 if (values.child !== undefined) {
   if (values.cpus !== undefined) await runParallel(values.child, Number(values.cpus));
   else runHere(values.child, bits ?? 64);
