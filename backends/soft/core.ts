@@ -349,7 +349,9 @@ export class Core implements HandlerSource {
   dropAll(): void {
     this.jit?.dropAll();
     for (const blocks of this.blocksOf.values()) {
-      for (const { set } of blocks) this.bytes.fill(0, set, set + BlockTable.SET);
+      for (const { set } of blocks) {
+        for (const half of [set, otherSet(set)]) this.bytes.fill(0, half, half + BlockTable.SET);
+      }
     }
     this.blocksOf.clear();
     this.known.clear();
