@@ -301,9 +301,9 @@ const DIFFERENCES: readonly (readonly [cpu: RegExp, words: string, holds: (d: Di
   [
     /8086/,
     "a quotient of -128 or -32768 is none of an 8086's, and REP before IDIV negates it",
-    ({ instruction, prefixes }) =>
+    ({ instruction, prefixes, registers }) =>
       [0xf6, 0xf7].includes(instruction[0]) && (instruction[1] >> 3 & 7) === 7 &&
-      (prefixes.includes(0xf2) || prefixes.includes(0xf3)),
+      (prefixes.includes(0xf2) || prefixes.includes(0xf3) || registers.has("cs")),
   ],
   [
     /8086/,
