@@ -56,7 +56,10 @@ case "$target" in
 esac
 `;
 
-/** Runs in the tree of mmdebstrap, its first argument, before it is finished. */
+/**
+ * Runs in the tree of mmdebstrap, its first argument, before it is finished. systemd's patience is 90 s: on a busy machine
+ * an emulated processor needs more, and a guest that goes to its emergency shell proves nothing.
+ */
 const CUSTOMIZE = `#!/bin/sh
 set -e
 root="$1"
@@ -64,8 +67,10 @@ echo hv-debian > "$root/etc/hostname"
 printf '127.0.0.1 localhost\\n127.0.1.1 hv-debian\\n' > "$root/etc/hosts"
 cat > "$root/etc/fstab" <<END
 UUID=${ROOT_UUID} / ext4 errors=remount-ro 0 1
-UUID=${ESP_SERIAL.slice(0, 4)}-${ESP_SERIAL.slice(4)} /boot/efi vfat umask=0077 0 1
+UUID=${ESP_SERIAL.slice(0, 4)}-${ESP_SERIAL.slice(4)} /boot/efi vfat umask=0077,x-systemd.device-timeout=30min 0 1
 END
+mkdir -p "$root/etc/systemd/system.conf.d"
+printf '[Manager]\\nDefaultTimeoutStartSec=30min\\n' > "$root/etc/systemd/system.conf.d/patience.conf"
 mkdir -p "$root/boot/efi" "$root/boot/grub"
 chroot "$root" passwd -q -d root
 cat > "$root/etc/default/grub" <<END
@@ -110,9 +115,10 @@ async function bootstrap(work: string, step: Step): Promise<void> {
   await Deno.writeTextFile(`${work}/customize`, CUSTOMIZE, { mode: 0o755 });
   await Deno.writeTextFile(`${work}/customize.probe`, GRUB_PROBE, { mode: 0o755 });
   await Deno.writeTextFile(`${work}/sources.list`, await debianSources());
-  const child = new Deno.Command(which("mmdebstrap") ?? "mmdebstrap", {
+  // What it mounts in the tree is nobody else's, and gone with it.
+  const child = new Deno.Command(which("unshare") ?? "unshare", {
     args: [
-      "--mode=root",
+      ...["--mount", which("mmdebstrap") ?? "mmdebstrap", "--mode=root"],
       "--variant=minbase",
       `--include=${INCLUDE.join(",")}`,
       `--customize-hook=${work}/customize "$1"`,
