@@ -17,7 +17,9 @@ export const BACKEND_NAMES = Object.keys(LOADERS) as BackendName[];
 
 /** A backend and what it found here. */
 export interface BackendProbe {
+  /** As `--backend` takes it. */
   name: BackendName;
+  /** What it can do here, or why it cannot. */
   support: Support;
 }
 

@@ -63,6 +63,7 @@ export class Console {
   private line = "";
   private resume: (() => void) | null = null;
 
+  /** A machine makes its own: {@link Machine.console}. */
   constructor(output: ByteRing, input: ByteRing, wires: ConsoleWires) {
     this.output = output;
     this.input = input;

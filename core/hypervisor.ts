@@ -71,6 +71,23 @@ export interface Support {
   restricted: boolean;
 }
 
+/** Why a backend cannot be used here: what is missing, and what to do about it where something can be done. */
+export type Missing = Pick<Support, "reason" | "advice">;
+
+/** The answer of a backend that cannot be used here. */
+export function unusable(missing: Missing): Support {
+  return {
+    usable: false,
+    ...missing,
+    architectures: [],
+    maxVcpus: 0,
+    maxMemory: 0,
+    physicalAddressBits: 0,
+    features: {},
+    restricted: false,
+  };
+}
+
 /** One way to run guests. */
 export interface Hypervisor {
   /** The name `--backend` takes: `kvm`, `hvf`, `whpx`, `soft`. */

@@ -60,6 +60,10 @@ export type MachineState = "created" | "running" | "paused" | "stopped" | "faile
 
 /** How a machine ended. */
 export interface MachineEnd {
+  /**
+   * `poweroff` and `exit` are the guest's own doing; `panic` and `triple-fault` its death; `failed` ours or the host's;
+   * `stopped` the work of {@link Machine.stop}.
+   */
   reason: "poweroff" | "panic" | "triple-fault" | "failed" | "exit" | "stopped";
   /** The guest's own code, when it used the exit device. */
   exitCode?: number;
@@ -69,7 +73,9 @@ export interface MachineEnd {
 
 /** Numbers about a machine, as they stand now. */
 export interface MachineStats {
+  /** Where it is in its life. */
   state: MachineState;
+  /** The backend it runs on. */
   backend: BackendName;
   /** Exits of all vCPUs by reason. */
   exits: Record<string, number>;
@@ -256,6 +262,7 @@ export class Machine {
     return this.finished.promise;
   }
 
+  /** Numbers as they stand now; asking costs the guest nothing. */
   stats(): MachineStats {
     const exits: Record<string, number> = {};
     for (let vcpu = 0; vcpu < this.cpus; vcpu++) {
@@ -271,6 +278,7 @@ export class Machine {
     };
   }
 
+  /** {@link stop}, by `await using`: nothing of the machine is left. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
   }

@@ -216,7 +216,9 @@ export interface KernelReport {
 
 /** A disk and what it would start, as JSON. Sizes and offsets in bytes. */
 export interface DiskReport {
+  /** Bytes of the whole disk. */
   size: number;
+  /** Null when the disk has none: then it may hold a file system as a whole. */
   partitionTable: { type: "gpt" | "dos"; uuid: string | null } | null;
   /** Partitions in the table's order; a file system over the whole disk is number 0. */
   partitions: {

@@ -1,5 +1,7 @@
 /** SMBIOS 3 tables (DMTF DSP0134 3.4): what a guest shows as its maker, model, processors and memory. */
 
+import { Fields } from "./fields.ts";
+
 /** What SMBIOS tells of a machine. */
 export interface SmbiosInfo {
   /** hv's version, as the firmware's and the machine's. */
@@ -41,39 +43,16 @@ const Handle = {
 } as const;
 
 /** A structure being written: a formatted area with fields at the specification's offsets, then its strings. */
-class Structure {
-  private readonly formatted: Uint8Array<ArrayBuffer>;
-  private readonly view: DataView;
+class Structure extends Fields {
   private readonly strings: string[] = [];
 
   constructor(type: number, length: number, handle: number) {
-    this.formatted = new Uint8Array(length);
-    this.view = new DataView(this.formatted.buffer);
+    super(length);
     this.u8(0, type).u8(1, length).u16(2, handle);
   }
 
-  u8(offset: number, value: number): this {
-    this.view.setUint8(offset, value);
-    return this;
-  }
-
-  u16(offset: number, value: number): this {
-    this.view.setUint16(offset, value, true);
-    return this;
-  }
-
-  u32(offset: number, value: number): this {
-    this.view.setUint32(offset, value, true);
-    return this;
-  }
-
-  u64(offset: number, value: number): this {
-    this.view.setBigUint64(offset, BigInt(value), true);
-    return this;
-  }
-
-  bytes(offset: number, value: Uint8Array): this {
-    this.formatted.set(value, offset);
+  raw(offset: number, value: Uint8Array): this {
+    this.bytes.set(value, offset);
     return this;
   }
 
@@ -87,9 +66,9 @@ class Structure {
   build(): Uint8Array {
     const text = this.strings.map((value) => value + "\0").join("") || "\0";
     const tail = new TextEncoder().encode(text + "\0");
-    const result = new Uint8Array(this.formatted.length + tail.length);
-    result.set(this.formatted);
-    result.set(tail, this.formatted.length);
+    const result = new Uint8Array(this.bytes.length + tail.length);
+    result.set(this.bytes);
+    result.set(tail, this.bytes.length);
     return result;
   }
 }
@@ -150,7 +129,7 @@ function system({ version, uuid }: SmbiosInfo): Structure {
   stored.subarray(6, 8).reverse();
   const WAKE_UP_POWER_SWITCH = 6;
   return new Structure(1, 27, Handle.SYSTEM).string(4, MANUFACTURER).string(5, PRODUCT).string(6, version)
-    .bytes(8, stored).u8(24, WAKE_UP_POWER_SWITCH);
+    .raw(8, stored).u8(24, WAKE_UP_POWER_SWITCH);
 }
 
 /** System enclosure (7.4): of kind other, all states safe. */

@@ -44,8 +44,11 @@ export interface Disk {
 
 /** What went wrong with a disk, in words; `code` is what the guest is told. */
 export class DiskError extends HvError {
+  /** Tells it from other errors where its class is another copy's: in a Worker, in a bundle. */
   override readonly name = "DiskError";
+  /** What kind of trouble: the host's (`io`, `full`, `busy`, `missing`, `permission`), the image's, or the request's. */
   readonly code: "io" | "range" | "readonly" | "full" | "busy" | "format" | "missing" | "permission";
+  /** @param options `usage`: the person's own words (a format, a setting) are what is wrong */
   constructor(code: DiskError["code"], message: string, options?: { usage?: boolean }) {
     super(message, options);
     this.code = code;
@@ -56,6 +59,7 @@ export class DiskError extends HvError {
 export interface DiskSpec {
   /** Path of the image file or block device. */
   path: string;
+  /** The guest sees a write-protected disk; other machines may open it so at the same time. */
   readonly?: boolean;
   /** `raw` unless told or found otherwise. */
   format?: string;

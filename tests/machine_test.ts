@@ -67,6 +67,21 @@ for (const { name: backend } of backends) {
     }
   });
 
+  test("ten at once in one process: each says and hears its own", async () => {
+    await using all = new AsyncDisposableStack();
+    const machines = await Promise.all(Array.from({ length: 10 }, async () => all.use(await Machine.create(options))));
+    const timeout = "120s";
+    await Promise.all(machines.map(async (machine, index) => {
+      machine.start();
+      await machine.console.expect("ready", { timeout });
+      await machine.console.send(`<${index}>`);
+      const { groups } = await machine.console.expect(/<(\d+)>/, { timeout });
+      assert.deepEqual(groups, [`${index}`]);
+      await machine.console.send(index % 2 ? KEYS.powerOff : KEYS.exit7);
+      assert.equal((await machine.wait()).reason, index % 2 ? "poweroff" : "exit");
+    }));
+  });
+
   test("ten of them leave no descriptor, thread or mapping behind", async () => {
     const held = () => ({
       descriptors: [...Deno.readDirSync("/proc/self/fd")].length,

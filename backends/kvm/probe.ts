@@ -1,5 +1,5 @@
 /** What KVM is on this machine: usable, or what is missing and what to do about it. */
-import type { Support } from "../../core/hypervisor.ts";
+import { type Missing, type Support, unusable } from "../../core/hypervisor.ts";
 import { C, cString, Errno, errno, Kvm, libc } from "./abi.ts";
 import { physicalAddressBits, supportedCpuid } from "./x64_cpuid.ts";
 
@@ -45,22 +45,6 @@ export function probeKvm(system: SystemView = thisSystem()): Support {
   } catch (error) {
     return unusable({ reason: `KVM could not be looked at: ${(error as Error).message}` });
   }
-}
-
-/** What is missing, and what to do about it where something can be done. */
-type Missing = Pick<Support, "reason" | "advice">;
-
-function unusable(missing: Missing): Support {
-  return {
-    usable: false,
-    ...missing,
-    architectures: [],
-    maxVcpus: 0,
-    maxMemory: 0,
-    physicalAddressBits: 0,
-    features: {},
-    restricted: false,
-  };
 }
 
 function probe(system: SystemView): Support {

@@ -4,6 +4,7 @@
 import { C, check, Kvm, KvmStruct, libc, libcAddress, SigAction } from "./abi.ts";
 import type { MemoryRegion } from "../../core/hypervisor.ts";
 import { lockWord, unlockWord } from "../../core/mutex.ts";
+import { PARTITION_WORDS, PartitionState } from "../partition_state.ts";
 
 /** Signal that takes a vCPU out of KVM_RUN: a real-time one that neither glibc (32-34) nor Deno uses. */
 export const KICK_SIGNAL = 50;
@@ -28,11 +29,7 @@ export function handleKicks(): void {
 export const MAX_SLOTS = 256;
 
 // Int32 words.
-const LOCK = 0;
-const CLOSING = 1;
-const ATTACHED = 2;
-const LOGGING = 3;
-const FIRST_VCPU = 16;
+const FIRST_VCPU = PARTITION_WORDS;
 // Per vCPU: lock, thread id (0: not there), run page's address as a double in two words.
 const VCPU_WORDS = 4;
 /** Interrupt lines of the platform come first; message routes have the numbers after them. */
@@ -40,79 +37,30 @@ export const FIRST_MESSAGE_ROUTE = 24;
 const MAX_MESSAGE_ROUTES = 512;
 // Per route: 1 when taken, address, data.
 const ROUTE_WORDS = 3;
-// Doubles, after the words: memory address, size, then slots of guest address, size, offset, flags.
+// Doubles, after the words: slots of guest address, size, offset, flags.
 const SLOT_DOUBLES = 4;
 
 /** The shared words, as one Worker sees them. */
-export class SharedState {
-  readonly buffer: SharedArrayBuffer;
-  private readonly words: Int32Array;
+export class SharedState extends PartitionState {
   private readonly runPages: Float64Array;
-  private readonly memoryDoubles: Float64Array;
   private readonly slots: Float64Array;
   private readonly routes: Int32Array;
   private readonly vcpus: number;
 
   static allocate(vcpus: number): SharedArrayBuffer {
-    const doubles = 2 + MAX_SLOTS * SLOT_DOUBLES;
+    const doubles = MAX_SLOTS * SLOT_DOUBLES;
     const routes = MAX_MESSAGE_ROUTES * ROUTE_WORDS;
     return new SharedArrayBuffer((FIRST_VCPU + vcpus * VCPU_WORDS) * 4 + doubles * 8 + routes * 4);
   }
 
   constructor(buffer: SharedArrayBuffer, vcpus: number) {
-    this.buffer = buffer;
+    const words = FIRST_VCPU + vcpus * VCPU_WORDS;
+    super(buffer, words);
     this.vcpus = vcpus;
-    const wordBytes = (FIRST_VCPU + vcpus * VCPU_WORDS) * 4;
-    this.words = new Int32Array(buffer, 0, wordBytes / 4);
+    const wordBytes = words * 4;
     this.runPages = new Float64Array(buffer, 0, wordBytes / 8);
-    this.memoryDoubles = new Float64Array(buffer, wordBytes, 2);
-    this.slots = new Float64Array(buffer, wordBytes + 16, MAX_SLOTS * SLOT_DOUBLES);
-    this.routes = new Int32Array(buffer, wordBytes + 16 + this.slots.byteLength, MAX_MESSAGE_ROUTES * ROUTE_WORDS);
-  }
-
-  get closing(): boolean {
-    return Atomics.load(this.words, CLOSING) !== 0;
-  }
-  setClosing(): void {
-    Atomics.store(this.words, CLOSING, 1);
-  }
-
-  /** Counts one more Worker that may look at guest memory. */
-  attach(): void {
-    Atomics.add(this.words, ATTACHED, 1);
-  }
-  /** True for the last one. */
-  detach(): boolean {
-    return Atomics.sub(this.words, ATTACHED, 1) === 1;
-  }
-
-  get memoryAddress(): number {
-    return this.memoryDoubles[0];
-  }
-  get memorySize(): number {
-    return this.memoryDoubles[1];
-  }
-  setMemory(address: number, size: number): void {
-    this.memoryDoubles[0] = address;
-    this.memoryDoubles[1] = size;
-  }
-
-  /** Whether writable slots log what the guest writes; read and written with {@link locked}. */
-  get logging(): boolean {
-    return this.words[LOGGING] !== 0;
-  }
-  set logging(on: boolean) {
-    this.words[LOGGING] = on ? 1 : 0;
-  }
-
-  /** Runs `action` while no other Worker changes slots. */
-  locked<T>(action: () => T): T {
-    lockWord(this.words, LOCK);
-    try {
-      return action();
-    } finally {
-      unlockWord(this.words, LOCK);
-    }
+    this.slots = new Float64Array(buffer, wordBytes, MAX_SLOTS * SLOT_DOUBLES);
+    this.routes = new Int32Array(buffer, wordBytes + this.slots.byteLength, MAX_MESSAGE_ROUTES * ROUTE_WORDS);
   }
 
   /** Puts a region into a free slot; -1 when there is none. */

@@ -1,5 +1,5 @@
 /** What Windows Hypervisor Platform is on this machine, and why not where it is not. */
-import type { Support } from "../../core/hypervisor.ts";
+import { type Missing, type Support, unusable } from "../../core/hypervisor.ts";
 import { Capability, platform, resultName, shimPath } from "./abi.ts";
 
 const HOW_TO_ENABLE = "switch it on with `dism /online /enable-feature /featurename:HypervisorPlatform /all` in a " +
@@ -78,20 +78,4 @@ function whyNotLoaded(error: Error): Missing {
     return { reason: `this Windows is too old for hv (${error.message})`, advice: NEWER_WINDOWS };
   }
   return { reason: "Windows Hypervisor Platform is not installed", advice: HOW_TO_ENABLE };
-}
-
-/** What is missing, and what to do about it where something can be done. */
-type Missing = Pick<Support, "reason" | "advice">;
-
-function unusable(missing: Missing): Support {
-  return {
-    usable: false,
-    ...missing,
-    architectures: [],
-    maxVcpus: 0,
-    maxMemory: 0,
-    physicalAddressBits: 0,
-    features: {},
-    restricted: false,
-  };
 }

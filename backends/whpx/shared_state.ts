@@ -3,84 +3,30 @@
  * but a vCPU's own kick word.
  */
 import type { MemoryRegion } from "../../core/hypervisor.ts";
-import { lockWord, unlockWord } from "../../core/mutex.ts";
+import { PARTITION_WORDS, PartitionState } from "../partition_state.ts";
 
 /** Memory regions of one partition. */
 export const MAX_REGIONS = 256;
 
 // Int32 words.
-const LOCK = 0;
-const CLOSING = 1;
-const ATTACHED = 2;
-const LOGGING = 3;
-const FIRST_VCPU = 16;
+const FIRST_VCPU = PARTITION_WORDS;
 // Per vCPU: 1 while it exists, 1 from the moment it is kicked until it has said INTERRUPTED.
 const VCPU_WORDS = 2;
-// Doubles, after the words: memory address, size, then guest address, size, offset, read-only of each region.
+// Doubles, after the words: guest address, size, offset, read-only of each region.
 const REGION_DOUBLES = 4;
 
 /** The shared words, as one Worker sees them. */
-export class SharedState {
-  readonly buffer: SharedArrayBuffer;
-  private readonly words: Int32Array;
-  private readonly memoryDoubles: Float64Array;
+export class SharedState extends PartitionState {
   private readonly regions: Float64Array;
 
   static allocate(vcpus: number): SharedArrayBuffer {
-    return new SharedArrayBuffer((FIRST_VCPU + vcpus * VCPU_WORDS) * 4 + (2 + MAX_REGIONS * REGION_DOUBLES) * 8);
+    return new SharedArrayBuffer((FIRST_VCPU + vcpus * VCPU_WORDS) * 4 + MAX_REGIONS * REGION_DOUBLES * 8);
   }
 
   constructor(buffer: SharedArrayBuffer, vcpus: number) {
-    this.buffer = buffer;
-    const wordBytes = (FIRST_VCPU + vcpus * VCPU_WORDS) * 4;
-    this.words = new Int32Array(buffer, 0, wordBytes / 4);
-    this.memoryDoubles = new Float64Array(buffer, wordBytes, 2);
-    this.regions = new Float64Array(buffer, wordBytes + 16, MAX_REGIONS * REGION_DOUBLES);
-  }
-
-  get closing(): boolean {
-    return Atomics.load(this.words, CLOSING) !== 0;
-  }
-  setClosing(): void {
-    Atomics.store(this.words, CLOSING, 1);
-  }
-
-  /** Counts one more Worker that holds the partition. */
-  attach(): void {
-    Atomics.add(this.words, ATTACHED, 1);
-  }
-  /** True for the last one. */
-  detach(): boolean {
-    return Atomics.sub(this.words, ATTACHED, 1) === 1;
-  }
-
-  get memoryAddress(): number {
-    return this.memoryDoubles[0];
-  }
-  get memorySize(): number {
-    return this.memoryDoubles[1];
-  }
-  setMemory(address: number, size: number): void {
-    this.memoryDoubles[0] = address;
-    this.memoryDoubles[1] = size;
-  }
-
-  /** Whether writable regions log what the guest writes; read and written with {@link locked}. */
-  get logging(): boolean {
-    return this.words[LOGGING] !== 0;
-  }
-  set logging(on: boolean) {
-    this.words[LOGGING] = on ? 1 : 0;
-  }
-
-  /** Runs `action` while no other Worker changes regions. */
-  locked<T>(action: () => T): T {
-    lockWord(this.words, LOCK);
-    try {
-      return action();
-    } finally {
-      unlockWord(this.words, LOCK);
-    }
+    const words = FIRST_VCPU + vcpus * VCPU_WORDS;
+    super(buffer, words);
+    this.regions = new Float64Array(buffer, words * 4, MAX_REGIONS * REGION_DOUBLES);
   }
 
   /** Notes a region; false when there are too many. */

@@ -1,40 +1,13 @@
 /** ACPI tables of fixed form (ACPI specification 6.5, section 5.2), one function each. */
+import { Fields } from "../fields.ts";
 import type { PcLayout } from "./layout.ts";
 
 const OEM_ID = "HV";
 const OEM_TABLE_ID = "HVPC";
 const CREATOR_ID = "HV";
 
-/** A table being written: little-endian fields at offsets from its start. */
-class Fields {
-  readonly bytes: Uint8Array<ArrayBuffer>;
-  private readonly view: DataView;
-
-  constructor(length: number) {
-    this.bytes = new Uint8Array(length);
-    this.view = new DataView(this.bytes.buffer);
-  }
-
-  u8(offset: number, value: number): this {
-    this.view.setUint8(offset, value);
-    return this;
-  }
-
-  u16(offset: number, value: number): this {
-    this.view.setUint16(offset, value, true);
-    return this;
-  }
-
-  u32(offset: number, value: number): this {
-    this.view.setUint32(offset, value, true);
-    return this;
-  }
-
-  u64(offset: number, value: number): this {
-    this.view.setBigUint64(offset, BigInt(value), true);
-    return this;
-  }
-
+/** A table being written. */
+class TableFields extends Fields {
   ascii(offset: number, length: number, value: string): this {
     this.bytes.set(new TextEncoder().encode(value.padEnd(length)), offset);
     return this;
@@ -59,8 +32,8 @@ function setChecksum(bytes: Uint8Array, at: number): void {
 export const HEADER_LENGTH = 36;
 
 /** A table: `body` says what follows the header, at offsets from the table's start. */
-function table(signature: string, revision: number, length: number, body: (fields: Fields) => void): Uint8Array {
-  const fields = new Fields(length);
+function table(signature: string, revision: number, length: number, body: (fields: TableFields) => void): Uint8Array {
+  const fields = new TableFields(length);
   fields.ascii(0, 4, signature).u32(4, length).u8(8, revision).ascii(10, 6, OEM_ID).ascii(16, 8, OEM_TABLE_ID)
     .u32(24, 1).ascii(28, 4, CREATOR_ID).u32(32, 1);
   body(fields);
@@ -70,7 +43,7 @@ function table(signature: string, revision: number, length: number, body: (field
 
 /** Root System Description Pointer, revision 2 (5.2.5.3). */
 export function rsdp(xsdtAddress: number): Uint8Array {
-  const fields = new Fields(36);
+  const fields = new TableFields(36);
   fields.ascii(0, 8, "RSD PTR ").ascii(9, 6, OEM_ID).u8(15, 2).u32(20, 36).u64(24, xsdtAddress);
   setChecksum(fields.bytes.subarray(0, 20), 8);
   setChecksum(fields.bytes, 32);
@@ -86,7 +59,7 @@ export function xsdt(addresses: number[]): Uint8Array {
 
 /** Firmware ACPI Control Structure (5.2.10): version 2, must be 64-byte aligned; no waking vector, no lock. */
 export function facs(): Uint8Array {
-  return new Fields(64).ascii(0, 4, "FACS").u32(4, 64).u8(32, 2).bytes;
+  return new TableFields(64).ascii(0, 4, "FACS").u32(4, 64).u8(32, 2).bytes;
 }
 
 /** IA-PC boot architecture (5.2.9.3): ISA devices are there; a keyboard controller and VGA are not. */
@@ -140,19 +113,21 @@ export function madt(layout: PcLayout): Uint8Array {
   for (let id = 0; id < cpus; id++) {
     entries.push(
       id < FIRST_X2APIC_ID
-        ? new Fields(8).u8(0, 0).u8(1, 8).u8(2, id).u8(3, id).u32(4, 1).bytes
-        : new Fields(16).u8(0, 9).u8(1, 16).u32(4, id).u32(8, 1).u32(12, id).bytes,
+        ? new TableFields(8).u8(0, 0).u8(1, 8).u8(2, id).u8(3, id).u32(4, 1).bytes
+        : new TableFields(16).u8(0, 9).u8(1, 16).u32(4, id).u32(8, 1).u32(12, id).bytes,
     );
   }
-  entries.push(new Fields(12).u8(0, 1).u8(1, 12).u8(2, ioApic.id).u32(4, ioApic.address).u32(8, ioApic.gsiBase).bytes);
+  entries.push(
+    new TableFields(12).u8(0, 1).u8(1, 12).u8(2, ioApic.id).u32(4, ioApic.address).u32(8, ioApic.gsiBase).bytes,
+  );
   for (const { irq, gsi, trigger, polarity } of overrides) {
     // MPS INTI flags (Table 5.26): polarity in bits 0-1, trigger in bits 2-3.
     const flags = (polarity === "high" ? 1 : 3) | (trigger === "edge" ? 1 << 2 : 3 << 2);
-    entries.push(new Fields(10).u8(0, 2).u8(1, 10).u8(3, irq).u32(4, gsi).u16(8, flags).bytes);
+    entries.push(new TableFields(10).u8(0, 2).u8(1, 10).u8(3, irq).u32(4, gsi).u16(8, flags).bytes);
   }
   // LINT1 is NMI on all processors; polarity and trigger as the bus has them.
-  entries.push(new Fields(6).u8(0, 4).u8(1, 6).u8(2, 0xff).u8(5, 1).bytes);
-  if (cpus > FIRST_X2APIC_ID) entries.push(new Fields(12).u8(0, 10).u8(1, 12).u32(4, 0xffff_ffff).u8(8, 1).bytes);
+  entries.push(new TableFields(6).u8(0, 4).u8(1, 6).u8(2, 0xff).u8(5, 1).bytes);
+  if (cpus > FIRST_X2APIC_ID) entries.push(new TableFields(12).u8(0, 10).u8(1, 12).u32(4, 0xffff_ffff).u8(8, 1).bytes);
 
   const start = HEADER_LENGTH + 8;
   return table("APIC", 5, start + entries.reduce((length, entry) => length + entry.length, 0), (fields) => {
