@@ -36,18 +36,21 @@ const SYMBOLS = {
 export type LibC = Deno.DynamicLibrary<typeof SYMBOLS>["symbols"];
 
 let symbols: LibC | null = null;
-let errnoView: Int32Array | null = null;
+// Made before the first call that may fail: making it would overwrite what that call left there.
+let errnoView: Int32Array;
 
 /** libc, opened once in each Worker. Throws where there is no glibc. */
 export function libc(): LibC {
-  symbols ??= Deno.dlopen("libc.so.6", SYMBOLS).symbols;
+  if (symbols === null) {
+    symbols = Deno.dlopen("libc.so.6", SYMBOLS).symbols;
+    // The address is the thread's own, and an isolate stays on its thread.
+    errnoView = new Int32Array(Deno.UnsafePointerView.getArrayBuffer(symbols.__errno_location()!, 4));
+  }
   return symbols;
 }
 
 /** This thread's errno, right after a call that failed. Deno does not capture it; nothing may come in between. */
 export function errno(): number {
-  // The address is the thread's own, and an isolate stays on its thread.
-  errnoView ??= new Int32Array(Deno.UnsafePointerView.getArrayBuffer(libc().__errno_location()!, 4));
   return errnoView[0];
 }
 

@@ -175,7 +175,7 @@ Deno.test({
       assert.ok(text, new TextDecoder().decode(stderr));
       const support = JSON.parse(text);
       assert.equal(support.usable, false);
-      assert.match(support.reason, /no permission.*(usermod|groupadd)/);
+      assert.match(`${support.reason}: ${support.advice}`, /no permission.*(usermod|groupadd)/);
     } finally {
       await Deno.remove(directory, { recursive: true });
     }
