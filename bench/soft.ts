@@ -55,7 +55,7 @@ const ROWS32: Row[] = [
   { name: "switch interpreter", program: "switch_interpreter", count: 12_000_000, units: 12, unit: "M steps/s" },
 ];
 /** Pieces of the work that vCPUs share. */
-const PIECES = 200_000;
+const PIECES = 40_000;
 
 const LOAD = 0x10_0000;
 /** Where hv enters the image: see native/soft_start.S. */
@@ -77,7 +77,7 @@ const { values } = parseArgs({
 /** Runs an image on our CPU, in this process. */
 function runHere(image: string, bits: Bits): void {
   const rig = new Rig(values.interpreter ? -1 : 0);
-  rig.load(new Uint8Array(0), [], bits);
+  rig.load(new Uint8Array(0), startState(bits));
   rig.bytes.set(Deno.readFileSync(image), LOAD);
   rig.field(State.RIP).setBigUint64(0, BigInt(ENTRY[bits]), true);
   const reason = rig.run();
@@ -130,7 +130,7 @@ const run = async (command: string, args: string[], codes = [0]) => (await watch
 
 async function build(folder: string, program: string, count: number, bits: Bits): Promise<string> {
   const native = (name: string) => new URL(`native/${name}`, import.meta.url).pathname;
-  const elf = `${folder}/${program}${bits}.elf`;
+  const elf = `${folder}/${program}${bits}-${count}.elf`;
   const flags = ["-O2", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-no-pie", "-mno-red-zone", "-nostdlib"];
   const places = `--section-start=.boot=0x${LOAD.toString(16)},-Ttext=0x${(LOAD + 0x2000).toString(16)}`;
   const link = ["-static", `-Wl,${places},--build-id=none,-e,start64,-z,noexecstack`];
@@ -148,7 +148,7 @@ async function build(folder: string, program: string, count: number, bits: Bits)
     "-o",
     elf,
   ]);
-  const image = `${folder}/${program}${bits}.bin`;
+  const image = `${folder}/${program}${bits}-${count}.bin`;
   await run("objcopy", ["-O", "binary", elf, image]);
   return image;
 }

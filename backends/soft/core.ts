@@ -10,7 +10,7 @@ import type { Target } from "./cpu_function.ts";
 import { defineFlagFunctions } from "./flags.ts";
 import { decode, type Instruction } from "./decode.ts";
 import { hotExamples } from "./interpreter/hot.ts";
-import { addressKey, BlockAssembler, emitEnd, type HandlerSource, modeOf } from "./interpreter/assemble.ts";
+import { addressKey, BlockAssembler, emitEnd, type HandlerSource } from "./interpreter/assemble.ts";
 import { defineHandler, type HandlerEmitter, handlerKey } from "./interpreter/handler.ts";
 import { defineLoop, type InlineHandler, setOf } from "./interpreter/loop.ts";
 import { defineSystem } from "./isa/system.ts";
@@ -241,7 +241,7 @@ export class Core implements HandlerSource {
     this.flushHandlers();
     const { view } = this;
     view.setInt32(address + Block.INSTRUCTIONS, made.instructions, true);
-    const compilable = this.jit !== null && secondPage < 0 && !(key & SINGLE) && modeOf(key) === 64;
+    const compilable = this.jit !== null && secondPage < 0 && !(key & SINGLE);
     view.setInt32(address + Block.HEAT, compilable ? this.threshold : NEVER, true);
     view.setBigUint64(address + Block.KEY, key, true);
     view.setUint32(address + Block.LINK, 1, true);

@@ -144,7 +144,7 @@ export abstract class Emitter {
   abstract branch(taken: I32 | null, index: number): void;
   /** The address of operand `index`, a relative target, as {@link branch} goes there. */
   abstract branchTarget(index: number): I64;
-  /** Branches are compared with the limit of the code segment: regions are only made where there is none. */
+  /** Branches are compared with the limit of the code segment. */
   abstract readonly limitsBranches: boolean;
   /** The instruction changed what decoding or translation depend on: continue at the next one from scratch. */
   abstract endBlock(): void;
@@ -433,7 +433,7 @@ export abstract class Emitter {
   // Stack and control.
 
   /** Linear address of `bytes` at a stack offset. */
-  private stackAddress(offset: I64, bytes: number, write: boolean): Local<I64> {
+  protected stackAddress(offset: I64, bytes: number, write: boolean): Local<I64> {
     const { f } = this;
     if (this.mode === 64) return f.i64(offset);
     return this.checked(f.i64(), f.call64(stackLinear, offset, bytes, write ? 1 : 0));

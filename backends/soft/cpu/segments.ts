@@ -33,8 +33,10 @@ export const SINGLE = 1n << 54n;
 export const KEY_EM = 56;
 export const KEY_TS = 57;
 export const KEY_OSFXSR = 58;
+/** Outside 64-bit mode: CS, SS and DS are 32-bit segments of 4 GiB at 0 that data may be read from and written to. */
+export const KEY_FLAT = 60;
 
-/** Recomputes what follows from CS, CPL, CR0, CR4, EFER and AC. */
+/** Recomputes what follows from CS, SS, DS, CPL, CR0, CR4, EFER and AC. */
 export const updateMode = declare("update_mode", [], null);
 /** (selector, vector when it is none) -> the descriptor's 8 bytes; sets FAULT. */
 export const loadDescriptor = declare("load_descriptor", [Type.i32, Type.i32], Type.i64);
@@ -114,6 +116,24 @@ export function outsideLimit(attributes: I32, limit: I64, offset: I64, bytes: I3
   return select(down, offset.leU(limit).or(last.gtU(top)), last.gtU(limit));
 }
 
+/** What {@link Attribute}s a segment has in whose limit all may be read and written. */
+export const DATA_MASK = Attribute.P | Attribute.CODE | Attribute.CONFORMING | Attribute.WRITABLE;
+export const PLAIN_DATA = Attribute.P | Attribute.WRITABLE;
+
+/** 1 when CS, SS and DS are as {@link KEY_FLAT} says. */
+function isFlat(f: CpuFunc): I32 {
+  const not = (value: I32, wanted: number) => value.xor(wanted);
+  const field = (segment: number, offset: number) => segmentField(f, segment, offset);
+  const base = (segment: number) => f.s64(State.SEGMENTS + segment * Segment.BYTES + Segment.BASE);
+  const wide = Attribute.DB;
+  return not(field(Seg.CS, Segment.ATTRIBUTES).and(wide), wide)
+    .or(not(field(Seg.SS, Segment.ATTRIBUTES).and(DATA_MASK | wide), PLAIN_DATA | wide))
+    .or(not(field(Seg.DS, Segment.ATTRIBUTES).and(DATA_MASK), PLAIN_DATA))
+    .or(not(field(Seg.CS, Segment.LIMIT).and(field(Seg.SS, Segment.LIMIT)).and(field(Seg.DS, Segment.LIMIT)), -1))
+    .or(base(Seg.CS).or(base(Seg.SS)).or(base(Seg.DS)).ne(0))
+    .eqz();
+}
+
 /** Stores the selector, base, limit and attributes of a segment known when code is generated. */
 export function setSegment(f: CpuFunc, segment: number, selector: I32, base: I64, limit: number, attributes: number) {
   const at = State.SEGMENTS + segment * Segment.BYTES;
@@ -136,7 +156,8 @@ export function defineSegments(module: Module, target: Target): void {
       f.set64(State.CODE_BASE, 0);
       f.set64(State.CODE_MASK, -1);
     }, () => {
-      f.set64(State.MODE_KEY, select(attributes.has(Attribute.DB), i64((1n << 52n) | KEY_VALID), i64(KEY_VALID)));
+      const size = select(attributes.has(Attribute.DB), i64((1n << 52n) | KEY_VALID), i64(KEY_VALID));
+      f.set64(State.MODE_KEY, isFlat(f).i64u().shl(KEY_FLAT).or(size));
       f.set64(State.CODE_BASE, f.s64(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.BASE));
       f.set64(State.CODE_MASK, 0xffff_ffff);
       // 16-bit code does not leave 64 KiB: its branches are cut, or compared with the limit.
@@ -221,7 +242,10 @@ export function defineSegments(module: Module, target: Target): void {
     f.if(f.parameter32(0).eq(Seg.CS), () => {
       f.store32(at, at.i32(Segment.ATTRIBUTES).and(~Attribute.L).or(0x93), Segment.ATTRIBUTES);
       f.do(updateMode);
-    }, () => f.store32(at, at.i32(Segment.ATTRIBUTES).or(0x93), Segment.ATTRIBUTES));
+    }, () => {
+      f.store32(at, at.i32(Segment.ATTRIBUTES).or(0x93), Segment.ATTRIBUTES);
+      f.do(updateMode);
+    });
   });
 
   define(stackDescriptor, (f) => {
@@ -267,6 +291,7 @@ export function defineSegments(module: Module, target: Target): void {
       f.store64(at, 0, Segment.BASE);
       f.store32(at, 0, Segment.LIMIT);
       f.store32(at, 0x1_0000, Segment.ATTRIBUTES);
+      f.do(updateMode);
       f.return();
     });
     const descriptor = f.i64();
@@ -288,6 +313,7 @@ export function defineSegments(module: Module, target: Target): void {
     });
     guard(f);
     f.do(cacheSegment, segment, selector, descriptor);
+    f.if(isLong(f).eqz(), () => f.do(updateMode));
   });
 
   // Descriptors of the system kind are 16 bytes long in long mode.

@@ -233,6 +233,6 @@ function refusal(i: Instruction, key: bigint): number {
 }
 
 /** Whether the instruction may write its memory operand: read-only segments matter then. */
-function writes(i: Instruction): boolean {
+export function writes(i: Instruction): boolean {
   return i.operands[0]?.kind === "m" && i.row.name !== "cmp" && i.row.name !== "test" && !i.row.ends;
 }

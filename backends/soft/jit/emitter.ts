@@ -16,12 +16,16 @@ import {
   Vector,
 } from "../emitter.ts";
 import { bits, carry, condition, FlagKind, type LazyFlags } from "../flags.ts";
+import { Attribute, DATA_MASK, PLAIN_DATA } from "../cpu/segments.ts";
+import { writes } from "../interpreter/assemble.ts";
+import { segmentLinear } from "../interpreter/handler.ts";
 import { InstructionTlb, Reg, Seg, Segment, State, Tlb } from "../layout.ts";
 import type { Label, Local } from "../wasm/function.ts";
 import { type Pointer, pointerOf } from "../wasm/memory.ts";
 import { declare } from "../wasm/module.ts";
 import { type I32, i32, type I64, i64, Type, type V128 } from "../wasm/values.ts";
 import type { RegionFunc } from "./function.ts";
+import type { Region } from "./region.ts";
 import { flagResult, regionPage, unresolved } from "./support.ts";
 
 const flagBitsOf = declare("flag_bits", [Type.i32, Type.i64, Type.i64, Type.i64], Type.i32);
@@ -88,7 +92,7 @@ export class RegionEmitter extends Emitter {
   private readonly flagB: Local<I64>;
   private readonly flagR: Local<I64>;
   private flagsWritten = false;
-  /** Linear address of the entry's page. */
+  /** RIP at the start of the entry's page; outside 64-bit mode CS may begin elsewhere, and it be below 0. */
   readonly page: Local<I64>;
   readonly exitRip: Local<I64>;
   readonly budget: Local<I32>;
@@ -104,8 +108,9 @@ export class RegionEmitter extends Emitter {
   /** Of the instruction, from {@link page}. */
   private offset = 0;
 
-  constructor(f: RegionFunc, withVectors: boolean) {
+  constructor(f: RegionFunc, private readonly region: Region) {
     super();
+    this.mode = region.mode;
     this.f = f;
     this.budget = f.parameter32(0);
     this.page = f.i64();
@@ -116,7 +121,7 @@ export class RegionEmitter extends Emitter {
     this.flagB = f.i64();
     this.flagR = f.i64();
     this.registers = Array.from({ length: 16 }, () => f.i64());
-    this.vectors = withVectors ? Array.from({ length: 16 }, () => f.v128()) : [];
+    this.vectors = region.usesVectors ? Array.from({ length: 16 }, () => f.v128()) : [];
   }
 
   /** Loops access memory through this register. */
@@ -158,22 +163,34 @@ export class RegionEmitter extends Emitter {
   // Entering and leaving.
 
   /** Loads what the region uses; emitted last, put first. */
-  emitPrologue(entryOffset: number, simpleFlags: boolean, otherPages: readonly OtherPage[]): void {
-    const { f } = this;
-    f.set(this.page, f.s64(State.RIP).sub(entryOffset));
+  emitPrologue(simpleFlags: boolean, otherPages: readonly OtherPage[]): void {
+    const { f, region } = this;
+    const refuse = () => {
+      f.markCold();
+      f.set32(State.FAULT, Fault.RETRY);
+      f.return(this.budget);
+    };
+    f.set(this.page, f.s64(State.RIP).sub(region.entry));
+    if (!region.flat) {
+      // All of it lies in the code segment without RIP's wrapping around.
+      const blocks = [...region.blocks.values()];
+      const first = this.page.add(Math.min(...blocks.map(({ start }) => start)));
+      const last = this.page.add(Math.max(...blocks.map(({ end }) => end)) - 1);
+      const limit = f.s32(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.LIMIT).i64u();
+      const wraps = region.mode === 16 ? last.gtS(0xffff) : i32(0);
+      f.if(first.ltS(0).or(last.gtS(limit)).or(wraps), refuse);
+    }
     for (const { distance, physical } of otherPages) {
       // Mapped as when the region was made, or the interpreter runs.
       const linear = f.i64(this.page.add(distance * 4096));
+      if (region.mode !== 64) f.set(linear, linear.add(f.s64(State.CODE_BASE)).u32());
       const slot = pointerOf(linear.shrU(12 - 4).and((InstructionTlb.ENTRIES - 1) << 4));
       const entry = f.pointer(slot.add(f.sPointer(State.INSTRUCTION_TLB)));
       f.if(entry.i64(0).ne(linear).or(entry.i64(8).ne(physical)), () => {
         f.markCold();
         const mapped = f.i32(0);
         f.if(entry.i64(0).ne(linear), () => f.set(mapped, f.call32(regionPage, linear, i64(physical))));
-        f.if(mapped.eqz(), () => {
-          f.set32(State.FAULT, Fault.RETRY);
-          f.return(this.budget);
-        });
+        f.if(mapped.eqz(), refuse);
       });
     }
     f.set(this.tlbBase, f.sPointer(State.TLB));
@@ -219,7 +236,13 @@ export class RegionEmitter extends Emitter {
 
   /** Leaves the region for the code at an offset from {@link page}. */
   leave(offset: number): void {
-    this.leaveTo(this.page.add(offset));
+    this.leaveTo(this.rip(offset));
+  }
+
+  /** RIP at an offset, as wide as the mode has it. */
+  private rip(offset: number): I64 {
+    const rip = this.page.add(offset);
+    return this.mode === 64 ? rip : rip.and(this.mode === 16 ? 0xffff : 0xffff_ffff);
   }
 
   private leaveTo(rip: I64): void {
@@ -361,7 +384,7 @@ export class RegionEmitter extends Emitter {
     } else if (bits >= 32) this.setReg(register, value.zx(bits));
     else this.setReg(register, this.reg(register).and(bits === 16 ? ~0xffff : ~0xff).or(value.zx(bits)));
   }
-  protected effectiveAddress(_index: number): I64 {
+  protected effectiveAddress(index: number): I64 {
     const { instruction: i, f } = this;
     const parts: I64[] = [];
     let displacement: bigint = BigInt(i.displacement);
@@ -373,12 +396,34 @@ export class RegionEmitter extends Emitter {
     if (i.index < 16) parts.push(this.reg(i.index).shl(i.scale));
     if (displacement !== 0n || parts.length === 0) parts.push(i64(displacement));
     let address = parts.reduce((sum, part) => sum.add(part));
-    if (i.addressBits === 32) address = address.and(0xffff_ffff);
+    if (i.addressBits !== 64) address = address.zx(i.addressBits);
     // LEA gives the offset.
-    if (i.row.name !== "lea" && (i.segment === Seg.FS || i.segment === Seg.GS)) {
+    if (i.row.name === "lea") return address;
+    if (i.mode !== 64) return this.segmented(f.i64(address), index);
+    if (i.segment === Seg.FS || i.segment === Seg.GS) {
       address = address.add(f.s64(State.SEGMENTS + i.segment * Segment.BYTES + Segment.BASE));
     }
     return address;
+  }
+
+  /** Linear address of a memory operand outside 64-bit mode. */
+  private segmented(offset: Local<I64>, index: number): I64 {
+    const { instruction: i, f } = this;
+    if (this.region.flat && (i.segment === Seg.DS || i.segment === Seg.SS)) return offset;
+    const at = State.SEGMENTS + i.segment * Segment.BYTES;
+    const bytes = Math.max(1, this.operand(index).bits >> 3);
+    const linear = f.i64(offset.add(f.s64(at + Segment.BASE)).u32());
+    const other = f.s32(at + Segment.ATTRIBUTES).and(DATA_MASK).ne(PLAIN_DATA);
+    f.if(other.or(offset.add(bytes - 1).gtU(f.s32(at + Segment.LIMIT).i64u())), () => {
+      f.markCold();
+      f.set(linear, f.call64(segmentLinear, i.segment, offset, bytes, writes(i) ? 1 : 0));
+      this.faultIf(f.s32(State.FAULT));
+    });
+    return linear;
+  }
+
+  protected override stackAddress(offset: I64, bytes: number, write: boolean): Local<I64> {
+    return this.mode !== 64 && this.region.flat ? this.f.i64(offset.u32()) : super.stackAddress(offset, bytes, write);
   }
   immediate(index: number): I64 {
     const { low, highWord } = this.operand(index);
@@ -553,15 +598,17 @@ export class RegionEmitter extends Emitter {
     return this.page.add(this.offset);
   }
   nextRip(): I64 {
-    return this.page.add(this.offset + this.instruction.length);
+    return this.rip(this.offset + this.instruction.length);
   }
   /** The last a RET or an indirect jump does: {@link generate} goes on from {@link exitRip}. */
   jumpTo(rip: I64): void {
     this.f.set(this.exitRip, rip);
   }
-  readonly limitsBranches = false;
-  branchTarget(): I64 {
-    throw new Error("a region whose code segment has a limit");
+  get limitsBranches(): boolean {
+    return !this.region.flat;
+  }
+  branchTarget(index: number): I64 {
+    return this.rip(this.offset + this.instruction.length + this.operand(index).low);
   }
   branch(taken: I32 | null): void {
     this.taken = taken;
@@ -575,8 +622,13 @@ export class RegionEmitter extends Emitter {
   restart(): void {
     throw new Error(`${this.instruction.row.name} in a region`);
   }
-  protected setLegacyStackPointer(): void {
-    throw new Error("a region outside 64-bit mode");
+  protected setLegacyStackPointer(value: Local<I64>): void {
+    const { f } = this;
+    if (this.region.flat) return this.setReg(Reg.SP, value.u32());
+    const wide = f.s32(State.SEGMENTS + Seg.SS * Segment.BYTES + Segment.ATTRIBUTES).has(Attribute.DB);
+    f.if(wide, () => this.setReg(Reg.SP, value.u32()), () => {
+      this.setReg(Reg.SP, this.reg(Reg.SP).and(~0xffff).or(value.and(0xffff)));
+    });
   }
 }
 

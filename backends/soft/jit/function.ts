@@ -1,16 +1,27 @@
 /** The body of a region's function: notes which branches are unlikely, and stores through the JIT's own slow paths. */
 import { CpuFunc, type Target } from "../cpu_function.ts";
-import { store128Slow, storeSlow } from "../emitter.ts";
+import { load128Slow, loadForWriteSlow, loadSlow, store128Slow, storeSlow } from "../emitter.ts";
+import type { Pointer } from "../wasm/memory.ts";
 import type { BranchHint, FunctionName } from "../wasm/module.ts";
-import { type I32, Type, type Value } from "../wasm/values.ts";
-import { regionStore, regionStore128 } from "./support.ts";
+import { type I32, type I64, Type, type Value } from "../wasm/values.ts";
+import { regionLoad, regionLoad128, regionLoadForWrite, regionStore, regionStore128 } from "./support.ts";
+
+/** What outside 64-bit mode stands for the slow loads. */
+const NARROW = new Map<FunctionName, FunctionName>([
+  [loadSlow, regionLoad],
+  [loadForWriteSlow, regionLoadForWrite],
+  [load128Slow, regionLoad128],
+]);
 
 export class RegionFunc extends CpuFunc {
   private readonly hints: BranchHint[] = [];
   private cold = false;
 
-  /** Parameter 0 is the budget. */
-  constructor(target: Target) {
+  /**
+   * Parameter 0 is the budget.
+   * @param narrow linear addresses have 32 bits
+   */
+  constructor(target: Target, private readonly narrow: boolean) {
     super(target, [Type.i32]);
   }
 
@@ -51,6 +62,13 @@ export class RegionFunc extends CpuFunc {
   /** A store to a page with code must not happen in a region that may be of that code. */
   override do(name: FunctionName, ...args: (Value | number)[]): void {
     super.do(name === storeSlow ? regionStore : name === store128Slow ? regionStore128 : name, ...args);
+  }
+
+  override call64(name: FunctionName, ...args: (Value | number)[]): I64 {
+    return super.call64((this.narrow && NARROW.get(name)) || name, ...args);
+  }
+  override callPointer(name: FunctionName, ...args: (Value | number)[]): Pointer {
+    return super.callPointer((this.narrow && NARROW.get(name)) || name, ...args);
   }
 
   /** Takes all code and hints emitted so far away. */

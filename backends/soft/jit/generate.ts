@@ -19,8 +19,8 @@ export interface GeneratedFunction {
 
 /** Generates a region's function. */
 export function generate(target: Target, region: Region, otherPages: readonly OtherPage[]): GeneratedFunction {
-  const f = new RegionFunc(target);
-  const e = new RegionEmitter(f, region.usesVectors);
+  const f = new RegionFunc(target, region.mode !== 64);
+  const e = new RegionEmitter(f, region);
   const nodes = flowOf(region);
   markAsking(nodes);
   for (const node of nodes) {
@@ -35,7 +35,7 @@ export function generate(target: Target, region: Region, otherPages: readonly Ot
   f.code.push(0x00);
   // What the region uses is known only now.
   const body = f.take();
-  e.emitPrologue(region.entry, nodes[0].asksFlags, otherPages);
+  e.emitPrologue(nodes[0].asksFlags, otherPages);
   f.append(body);
   return { locals: f.locals, code: f.finish(), hints: f.sortedHints() };
 }

@@ -1,39 +1,47 @@
 /** The two tiers run the same code to the same state. */
 import assert from "node:assert/strict";
 import { X64 } from "../../../core/x64_state.ts";
-import { candidates, Random, randomInstruction } from "./random_code.ts";
+import { candidatesFor, Random, randomInstruction } from "./random_code.ts";
+import { COUNTER, type Setting, settings, stateFor } from "./setting.ts";
 import { Assembler, at } from "../../../tests/conformance/assembler.ts";
-import { DONE_PORT, Place, Rig } from "./rig.ts";
+import { DONE_PORT, Place, Rig, State } from "./rig.ts";
 
 const interpreter = new Rig(-1);
 const compiler = new Rig(1);
 
-/** Where the loops count: out of the random accesses' reach. */
-const COUNTER = Place.DATA + 0x8000;
 const DATA_BYTES = 0x6000;
 
 const u32 = (value: number) => [value & 255, (value >> 8) & 255, (value >> 16) & 255, (value >> 24) & 255];
+/** A relative target in as many bytes as near branches have in a mode. */
+const near = (setting: Setting, value: number) => u32(value).slice(0, setting.mode === 16 ? 2 : 4);
+/** dec dword [COUNTER] */
+function countDown(setting: Setting): number[] {
+  return [...(setting.mode === 16 ? [0x66, 0x67] : []), 0xff, 0x0c, 0x25, ...u32(COUNTER - setting.data)];
+}
 /** Runs code four times over, then leaves. */
-function looped(code: number[]): Uint8Array {
-  // dec dword [COUNTER]; jnz back; out DONE_PORT, al
-  const tail = [0xff, 0x0c, 0x25, ...u32(COUNTER)];
-  const back = -(code.length + tail.length + 6);
-  return new Uint8Array([...code, ...tail, 0x0f, 0x85, ...u32(back), 0xe6, 0xf4, 0xf4]);
+function looped(code: number[], setting: Setting): Uint8Array {
+  // jnz back; out DONE_PORT, al
+  const tail = countDown(setting);
+  const branch = 2 + near(setting, 0).length;
+  const back = near(setting, -(code.length + tail.length + branch));
+  return new Uint8Array([...code, ...tail, 0x0f, 0x85, ...back, 0xe6, 0xf4, 0xf4]);
 }
 
-function prepare(rig: Rig, code: Uint8Array, seed: number, count: number): void {
+function prepare(rig: Rig, code: Uint8Array, seed: number, count: number, setting: Setting): void {
   const random = new Random(seed);
-  rig.bytes.fill(0, Place.STACK - 0x1000, Place.STACK + 0x1000);
+  // Segments with a base of their own have the stack behind the data.
+  const stack = setting.stack === 0 ? Place.STACK : Place.DATA + 0xa000;
+  rig.bytes.fill(0, stack - 0x1000, stack + 0x1000);
   for (let i = 0; i < DATA_BYTES; i += 4) rig.view.setUint32(Place.DATA + i, random.bits(), true);
   rig.view.setUint32(COUNTER, count, true);
   const registers = Array.from({ length: 16 }, () => random.wide());
-  registers[3] = BigInt(Place.DATA);
-  registers[4] = BigInt(Place.STACK);
-  registers[5] = BigInt(Place.DATA + 0x1000);
+  registers[3] = BigInt(Place.DATA - setting.data);
+  registers[4] = BigInt(stack - setting.stack);
+  registers[5] = BigInt(Place.DATA + 0x1000 - setting.stack);
   registers[6] = BigInt(random.below(0x400));
   // Stale code of the last program must not be taken for this one's.
   rig.vcpu.core.dropAll();
-  rig.load(code, registers);
+  rig.load(code, stateFor(setting, rig, registers));
 }
 
 function snapshot(rig: Rig): { state: Uint8Array; memory: Uint8Array } {
@@ -56,82 +64,104 @@ function difference(a: Uint8Array, b: Uint8Array): string {
 }
 
 /** Runs code in both tiers and compares everything. */
-function compare(code: Uint8Array, seed: number, what: string, count = 4): void {
-  prepare(interpreter, code, seed, count);
-  prepare(compiler, code, seed, count);
+function compare(code: Uint8Array, seed: number, what: string, count = 4, setting = settings[0]): void {
+  prepare(interpreter, code, seed, count, setting);
+  prepare(compiler, code, seed, count, setting);
   const expected = interpreter.run();
   const reason = compiler.run();
   const a = snapshot(interpreter);
   const b = snapshot(compiler);
   const bytes = [...code].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
   const found = difference(a.state, b.state) || difference(a.memory, b.memory);
-  assert.ok(reason === expected && found === "", `${what}: exits ${expected} and ${reason}; ${found}\n${bytes}`);
+  assert.ok(
+    reason === expected && found === "",
+    `${setting.name}: ${what}: exits ${expected} and ${reason}; ${found}\n${bytes}`,
+  );
 }
 
-Deno.test("every row of the table, alone, in both tiers", () => {
-  const random = new Random(1);
-  let tried = 0;
-  for (const row of candidates) {
-    for (let n = 0; n < 4; n++) {
-      const one = randomInstruction(row, random);
-      if (one === null) continue;
-      tried++;
-      compare(looped(one), random.bits(), row.name);
-    }
-  }
-  assert.ok(tried > 1000);
-  assert.ok(compiler.vcpu.core.jit!.statistics.compiled > tried / 2);
-});
-
-Deno.test("random straight-line code in both tiers", () => {
-  const seeds = Number(Deno.env.get("HV_JIT_CASES") ?? 300);
+for (const setting of settings) {
+  const candidates = candidatesFor(setting.mode);
+  // 64-bit mode is what most guests run in.
+  const share = setting.mode === 64 ? 1 : 1 / 3;
+  const seeds = Math.ceil(Number(Deno.env.get("HV_JIT_CASES") ?? 300) * share);
   const first = Number(Deno.env.get("HV_JIT_SEED") ?? 1);
-  for (let seed = first; seed < first + seeds; seed++) {
-    const random = new Random(seed);
-    const code: number[] = [];
-    const names: string[] = [];
-    const length = 2 + random.below(30);
-    for (let n = 0; n < length;) {
-      const row = candidates[random.below(candidates.length)];
-      // Half of it is what programs are made of.
-      const plain = random.below(2) === 0;
-      if (plain && row.map !== 0) continue;
-      const one = randomInstruction(row, random);
-      if (one === null) continue;
-      code.push(...one);
-      names.push(row.name);
-      n++;
-    }
-    compare(looped(code), seed, `seed ${seed}: ${names.join(" ")}`);
+
+  // The others' generated code is that of these.
+  if (setting.rows) {
+    Deno.test(`every row of the table, alone, in both tiers, in ${setting.name}`, () => {
+      const random = new Random(1);
+      const before = compiler.vcpu.core.jit!.statistics.compiled;
+      let tried = 0;
+      for (const row of candidates) {
+        for (let n = 0; n < 4 * share; n++) {
+          const one = randomInstruction(row, random, setting.mode);
+          if (one === null) continue;
+          tried++;
+          compare(looped(one, setting), random.bits(), row.name, 4, setting);
+        }
+      }
+      assert.ok(tried > 1000 * share);
+      assert.ok(compiler.vcpu.core.jit!.statistics.compiled - before > tried / 2);
+    });
   }
-});
+
+  Deno.test(`random straight-line code in both tiers, in ${setting.name}`, () => {
+    for (let seed = first; seed < first + seeds; seed++) {
+      const random = new Random(seed);
+      const code: number[] = [];
+      const names: string[] = [];
+      const length = 2 + random.below(30);
+      for (let n = 0; n < length;) {
+        const row = candidates[random.below(candidates.length)];
+        // Half of it is what programs are made of.
+        const plain = random.below(2) === 0;
+        if (plain && row.map !== 0) continue;
+        const one = randomInstruction(row, random, setting.mode);
+        if (one === null) continue;
+        code.push(...one);
+        names.push(row.name);
+        n++;
+      }
+      compare(looped(code, setting), seed, `seed ${seed}: ${names.join(" ")}`, 4, setting);
+    }
+  });
+
+  Deno.test(`random control flow in both tiers, in ${setting.name}`, () => {
+    for (let seed = first; seed < first + seeds; seed++) {
+      compare(randomFlow(new Random(seed), setting), seed, `flow of seed ${seed}`, 60, setting);
+    }
+  });
+}
 
 /** Random blocks that branch to each other at random; only so many branches go backwards. */
-function randomFlow(random: Random): Uint8Array {
+function randomFlow(random: Random, setting: Setting): Uint8Array {
+  const candidates = candidatesFor(setting.mode);
   const code: number[] = [];
   const starts: number[] = [];
   const fixes: { at: number; to: number }[] = [];
   const blocks = 2 + random.below(10);
   const relative = (to: number) => {
     fixes.push({ at: code.length, to });
-    code.push(0, 0, 0, 0);
+    code.push(...near(setting, 0));
   };
+  const count = countDown(setting);
+  const width = near(setting, 0).length;
   for (let block = 0; block < blocks; block++) {
     starts.push(code.length);
     for (let n = random.below(8); n > 0;) {
       const row = candidates[random.below(candidates.length)];
       if (row.map !== 0 && random.below(4)) continue;
-      const one = randomInstruction(row, random);
+      const one = randomInstruction(row, random, setting.mode);
       if (one === null) continue;
       code.push(...one);
       n--;
     }
     const to = random.below(blocks);
-    // jcc over the next branch (E9: jump, E8: call)
-    code.push(0x70 | random.below(16), to > block ? 5 : 18);
+    // jcc over the next branch (E9: jump)
+    code.push(0x70 | random.below(16), 1 + width + (to > block ? 0 : count.length + 2 + width));
     if (to <= block) {
-      // dec dword [COUNTER]; js to the end
-      code.push(0xff, 0x0c, 0x25, ...u32(COUNTER), 0x0f, 0x88);
+      // js to the end
+      code.push(...count, 0x0f, 0x88);
       relative(blocks);
     }
     code.push(0xe9);
@@ -140,19 +170,10 @@ function randomFlow(random: Random): Uint8Array {
   starts.push(code.length);
   code.push(0xe6, 0xf4, 0xf4);
   for (const { at, to } of fixes) {
-    const distance = starts[to] - (at + 4);
-    u32(distance).forEach((byte, i) => code[at + i] = byte);
+    near(setting, starts[to] - (at + width)).forEach((byte, i) => code[at + i] = byte);
   }
   return new Uint8Array(code);
 }
-
-Deno.test("random control flow in both tiers", () => {
-  const seeds = Number(Deno.env.get("HV_JIT_CASES") ?? 300);
-  const first = Number(Deno.env.get("HV_JIT_SEED") ?? 1);
-  for (let seed = first; seed < first + seeds; seed++) {
-    compare(randomFlow(new Random(seed)), seed, `flow of seed ${seed}`, 60);
-  }
-});
 
 /** Assembles with our own small assembler. */
 function assemble(origin: number, write: (code: Assembler) => void): Uint8Array {
@@ -168,6 +189,34 @@ Deno.test("a loop that rewrites its own next instruction", () => {
   compare(new Uint8Array(code), 1, "self-modifying loop");
   assert.equal(compiler.field(3 * 8).getBigUint64(0, true), BigInt(Place.DATA + (50 * 51) / 2));
 });
+
+for (
+  const [what, code, last] of [
+    // l: op; add ebx, 4; jmp l
+    ["load", [0x03, 0x03, 0x83, 0xc3, 4, 0xeb, 0xf9], 0xffff_fffe],
+    ["store", [0x89, 0x03, 0x83, 0xc3, 4, 0xeb, 0xf9], 0xffff_fffe],
+    ["modified", [0x01, 0x03, 0x83, 0xc3, 4, 0xeb, 0xf9], 0xffff_fffe],
+    // l: movdqu xmm0, [ebx]; ...
+    ["load of 16 bytes", [0xf3, 0x0f, 0x6f, 0x03, 0x83, 0xc3, 4, 0xeb, 0xf7], 0xffff_fff2],
+    ["store of 16 bytes", [0xf3, 0x0f, 0x7f, 0x03, 0x83, 0xc3, 4, 0xeb, 0xf7], 0xffff_fff2],
+  ] as [string, number[], number][]
+) {
+  Deno.test(`a ${what} beyond the last byte of a segment of 4 GiB faults in a region`, () => {
+    const paging = settings.find(({ name }) => name.includes("paging"))!;
+    const setting: Setting = {
+      ...paging,
+      prepare(state, rig) {
+        paging.prepare(state, rig);
+        // The last 4 MiB are the data's as well.
+        rig.view.setUint32(Number(state.getBigUint64(X64.CR3, true)) + 1023 * 4, 0xe3, true);
+        state.setBigUint64(X64.GPR + 3 * 8, 0xffff_f002n, true);
+      },
+    };
+    compare(new Uint8Array(code), 1, what, 4, setting);
+    assert.equal(compiler.field(3 * 8).getBigUint64(0, true), BigInt(last));
+    assert.equal(compiler.field(State.CR2).getBigUint64(0, true), 0n, "#GP, not a page fault");
+  });
+}
 
 Deno.test("page faults in the middle of a region are restarted", () => {
   // rsi walks out of the mapped gigabyte; the handler sends it back, and counts in r15

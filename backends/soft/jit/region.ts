@@ -1,9 +1,7 @@
-/**
- * What a region consists of: basic blocks reachable from its entry by branches within its page and those beside it, in
- * 64-bit mode.
- */
-import { KEY_EM, KEY_OSFXSR, KEY_TS } from "../cpu/segments.ts";
+/** What a region consists of: basic blocks reachable from its entry by branches within its page and those beside it. */
+import { KEY_EM, KEY_FLAT, KEY_OSFXSR, KEY_TS } from "../cpu/segments.ts";
 import { decode, type Instruction } from "../decode.ts";
+import { modeOf } from "../interpreter/assemble.ts";
 
 /** Most blocks and instructions of a region. */
 const MAXIMUM_BLOCKS = 64;
@@ -42,6 +40,9 @@ export interface Region {
   blocks: Map<number, RegionBlock>;
   instructions: number;
   usesVectors: boolean;
+  mode: 16 | 32 | 64;
+  /** {@link KEY_FLAT}, which stands for 64-bit mode too. */
+  flat: boolean;
   /** Distances in pages of the other pages with code of it: their mapping is looked at on entry. */
   otherPages: number[];
 }
@@ -63,6 +64,8 @@ export interface RegionCode {
 function compilable(i: Instruction, key: bigint): boolean {
   const { row } = i;
   if (row.system || row.repeats) return false;
+  // A branch that cuts RIP to another width than the mode's goes elsewhere.
+  if (i.mode !== 64 && i.bits !== i.mode && i.operands.some((o) => o.kind === "j")) return false;
   if (!row.unit) return true;
   // Where a unit is off its instructions raise; that is the interpreter's.
   const on = (key >> BigInt(KEY_OSFXSR)) & 1n;
@@ -73,6 +76,7 @@ function compilable(i: Instruction, key: bigint): boolean {
 /** Finds the region of an entry; null when nothing of it can be compiled. */
 export function findRegion({ bytes, origin, entry, key, warm }: RegionCode): Region | null {
   const end = origin + bytes.length;
+  const mode = modeOf(key);
   const decoded = new Map<number, Instruction>();
   const leaders = new Set<number>([entry]);
   const work = [entry];
@@ -88,7 +92,7 @@ export function findRegion({ bytes, origin, entry, key, warm }: RegionCode): Reg
   while (work.length > 0) {
     let at = work.shift()!;
     while (at < end && !decoded.has(at) && decoded.size < MAXIMUM_INSTRUCTIONS) {
-      const i = decode(bytes, at - origin, end - at, 64);
+      const i = decode(bytes, at - origin, end - at, mode);
       if (typeof i === "number" || !compilable(i, key)) break;
       const next = at + i.length;
       // A page is watched for stores only while something of it has been decoded by the interpreter.
@@ -159,7 +163,8 @@ export function findRegion({ bytes, origin, entry, key, warm }: RegionCode): Reg
     else if (start === entry) return null;
   }
   const otherPages = [...pages].filter((page) => page !== 0);
-  return { entry, blocks, instructions: count, usesVectors, otherPages };
+  const flat = mode === 64 || ((key >> BigInt(KEY_FLAT)) & 1n) === 1n;
+  return { entry, blocks, instructions: count, usesVectors, mode, flat, otherPages };
 }
 
 function unconditional(i: Instruction): boolean {

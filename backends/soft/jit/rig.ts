@@ -1,7 +1,7 @@
 /** For tests and benches: one vCPU of the software CPU in this thread, memory mapped onto itself. */
 import { Exit } from "../../../core/hypervisor.ts";
-import { X64, X64_STATE_BYTES } from "../../../core/x64_state.ts";
-import { type Mode, startState } from "../../../tests/conformance/guest.ts";
+import { X64_STATE_BYTES } from "../../../core/x64_state.ts";
+import { startState } from "../../../tests/conformance/guest.ts";
 import { Shared, State } from "../layout.ts";
 import { SoftPartition } from "../partition.ts";
 import type { SoftVcpu } from "../vcpu.ts";
@@ -47,10 +47,8 @@ export class Rig {
   }
 
   /** Puts code at {@link Place.CODE} and the vCPU before it. */
-  load(code: Uint8Array, registers: readonly bigint[] = [], mode: Mode = 64): void {
+  load(code: Uint8Array, state = startState(64)): void {
     this.bytes.set(code, Place.CODE);
-    const state = startState(mode);
-    registers.forEach((value, n) => new DataView(state).setBigUint64(X64.GPR + n * 8, value, true));
     this.vcpu.setState(state);
   }
 

@@ -1,12 +1,12 @@
 /** Functions of the core's kind that only regions call. */
 import { type CpuFunc, declare, defineCpuFunction, type Target } from "../cpu_function.ts";
 import { Access, fetchTranslate, guard, hostOf, translate } from "../cpu/mmu.ts";
-import { Fault, store128Slow, storeSlow } from "../emitter.ts";
+import { Fault, load128Slow, loadForWriteSlow, loadSlow, store128Slow, storeSlow } from "../emitter.ts";
 import { FlagKind } from "../flags.ts";
 import { PageAttribute, State } from "../layout.ts";
-import { type Pointer, pointerOf } from "../wasm/memory.ts";
+import { type Pointer, pointer, pointerOf } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
-import { type I32, type I64, Type } from "../wasm/values.ts";
+import { type I32, type I64, i64, Type, type Value } from "../wasm/values.ts";
 
 /**
  * As the emitter's slow stores; but a store to a page that holds code is not done: FAULT becomes RETRY, so that the
@@ -15,6 +15,10 @@ import { type I32, type I64, Type } from "../wasm/values.ts";
  */
 export const regionStore = declare("region_store", [Type.i64, Type.i32, Type.i64], null);
 export const regionStore128 = declare("region_store128", [Type.i64, Type.v128], null);
+/** As the emitter's slow loads; one that reaches beyond the last linear address of 32 bits is the interpreter's. */
+export const regionLoad = declare("region_load", [Type.i64, Type.i32], Type.i64);
+export const regionLoadForWrite = declare("region_load_for_write", [Type.i64, Type.i32], Type.i64);
+export const regionLoad128 = declare("region_load128", [Type.i64], "pointer");
 /** (kind as in {@link unresolved}, a, b, result) -> result, computed from a and b where the kind says so. */
 export const flagResult = declare("region_flag_result", [Type.i32, Type.i64, Type.i64, Type.i64], Type.i64);
 
@@ -58,9 +62,28 @@ export function defineRegionSupport(module: Module, target: Target): void {
     // It may just have been found to hold other bytes: then the region is no more.
     f.return(attributeOf(f.pointer(f.callPointer(hostOf, physical, 0))).and(PageAttribute.HAS_CODE));
   });
+  // A segment of 4 GiB ends there, so the access faults; what wraps around a segment's base is as rare.
+  const refuseWrap = (f: CpuFunc, address: I64, bytes: I64, ...result: Value[]) =>
+    f.if(address.add(bytes).sub(1).shrU(32).ne(0).and(f.s64(State.CODE_MASK).ne(-1)), () => {
+      f.set32(State.FAULT, Fault.RETRY);
+      f.return(...result);
+    });
+  const loader = (name: typeof regionLoad, slow: typeof loadSlow) =>
+    defineCpuFunction(module, target, name, (f) => {
+      const bytes: I32 = f.parameter32(1);
+      refuseWrap(f, f.parameter64(0), bytes.i64u(), i64(0));
+      f.return(f.call64(slow, f.parameter64(0), bytes));
+    });
+  loader(regionLoad, loadSlow);
+  loader(regionLoadForWrite, loadForWriteSlow);
+  defineCpuFunction(module, target, regionLoad128, (f) => {
+    refuseWrap(f, f.parameter64(0), i64(16), pointer(0));
+    f.return(f.callPointer(load128Slow, f.parameter64(0)));
+  });
   defineCpuFunction(module, target, regionStore, (f) => {
     const address = f.parameter64(0);
     const bytes = f.parameter32(1);
+    refuseWrap(f, address, bytes.i64u());
     refuseCode(f, address);
     const last = f.i64(address.add(bytes.i64u()).sub(1));
     f.if(address.xor(last).shrU(12).ne(0), () => refuseCode(f, last));
@@ -68,6 +91,7 @@ export function defineRegionSupport(module: Module, target: Target): void {
   });
   defineCpuFunction(module, target, regionStore128, (f) => {
     const address = f.parameter64(0);
+    refuseWrap(f, address, i64(16));
     refuseCode(f, address);
     const last = f.i64(address.add(15));
     f.if(address.xor(last).shrU(12).ne(0), () => refuseCode(f, last));
