@@ -4,7 +4,7 @@ import { demoDisk } from "../../guests/demo_disk.ts";
 import { copyDisk } from "../../guests/image.ts";
 import { loginWritePoweroff, proveWritten } from "../../guests/session.ts";
 import { Terminal } from "../../guests/terminal.ts";
-import { CACHE, ROOT } from "../../guests/cache.ts";
+import { ROOT } from "../../guests/cache.ts";
 import { readTally, type Tally } from "../../tally.ts";
 import type { KvmHost } from "./kvm_host.ts";
 import { windowsPath, type WineLab } from "./wine.ts";
@@ -148,35 +148,6 @@ export const windowsSuites: readonly WindowsSuite[] = [
       }),
   },
   {
-    name: "hv run on deno.exe, killed: no file of it is left, and the disk is free",
-    long: true,
-    run: (wine) =>
-      withDisk(async (path) => {
-        const arguments_ = (extra: string[]) => [
-          ...["run", "-A", "--quiet", HV, "run", windowsPath(path), "--backend", "soft", "--memory", "256M"],
-          ...extra,
-        ];
-        const before = temporaryFiles();
-        for (const extra of [["--ephemeral"], []]) {
-          const { argv, env } = wine.command(arguments_(extra));
-          await using terminal = new Terminal(argv, { env });
-          await terminal.expect(/login:/, 400);
-          // Its guest is up, so its files are open: the disk is not to be had.
-          const second = await wine.deno(arguments_([]), { seconds: 120 });
-          assert.notEqual(second.code, 0, second.output);
-          assert.match(second.output, /another process has it open/, second.output);
-          // SIGKILL.
-          await terminal[Symbol.asyncDispose]();
-          assert.deepEqual(temporaryFiles(), before);
-        }
-        const { output } = await wine.deno(["run", "-A", "--quiet", HV, "inspect", windowsPath(path)], { seconds: 60 });
-        assert.match(output, /vmlinuz/, output);
-        const folder = path.slice(0, path.lastIndexOf("/"));
-        assert.deepEqual([...Deno.readDirSync(folder)].map(({ name }) => name), ["demo disk.img"]);
-        return one();
-      }),
-  },
-  {
     name: "hv run on deno.exe: the demo disk on the software CPU, its file written and its disk clean",
     long: true,
     run: (wine) =>
@@ -222,19 +193,6 @@ export const windowsSuites: readonly WindowsSuite[] = [
       }),
   },
 ];
-
-/** Of this user in Wine's prefix. */
-function temporaryFiles(): string[] {
-  const users = `${CACHE}/windows/prefix/drive_c/users`;
-  const names = (folder: string) => {
-    try {
-      return [...Deno.readDirSync(folder)].map(({ name }) => `${folder}/${name}`);
-    } catch {
-      return [];
-    }
-  };
-  return names(users).flatMap((user) => [...names(`${user}/Temp`), ...names(`${user}/AppData/Local/Temp`)]).sort();
-}
 
 const encode = (text: string) => new TextEncoder().encode(text);
 
