@@ -49,7 +49,7 @@ const STAGES: readonly Stage[] = [
   { name: "windows", args: ["run", "-A", "--quiet", "tests/lab/windows/main.ts"], limit: 1200 },
   { name: "unit", args: [...TEST, `--ignore=.cache,dist,tests,${PROCESS_WIDE}`], limit: 1200 },
   { name: "machines", args: [...TEST, `--ignore=${OTHER_STAGES}`, "tests", PROCESS_WIDE], limit: 1200 },
-  { name: "boots", args: [...TEST, "tests/guests/hv_test.ts"], limit: 900 },
+  { name: "boots", args: [...TEST, "tests/guests/hv_test.ts", "tests/guests/generic_kernel_test.ts"], limit: 900 },
   { name: "32-bit", args: [...TEST, "tests/guests/i386_test.ts"], limit: 900 },
   { name: "lab", args: ["run", "-A", "--quiet", "tests/lab/main.ts"], limit: 900 },
   { name: "programs", args: [...TEST, "tests/programs"], limit: 1200 },

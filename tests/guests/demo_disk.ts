@@ -107,9 +107,12 @@ umount -a -r 2>/dev/null
   "etc/acpi/PWRF/00000080": "#!/bin/sh\npoweroff\n",
 };
 
-/** The initrd of the demo disk: it loads the virtio modules, mounts the root the command line names and goes on there. */
-export async function initrd(kernel: DebianKernel): Promise<Uint8Array<ArrayBuffer>> {
-  const modules = await moduleFiles(kernel, INITRD_MODULES);
+/**
+ * The initrd of the demo disk: it loads the virtio modules, mounts the root the command line names and goes on there.
+ * @param more modules that are loaded as well
+ */
+export async function initrd(kernel: DebianKernel, more: readonly string[] = []): Promise<Uint8Array<ArrayBuffer>> {
+  const modules = await moduleFiles(kernel, [...INITRD_MODULES, ...more]);
   const name = (path: string) => path.slice(path.lastIndexOf("/") + 1);
   const entries: Entry[] = [
     ...await busyboxEntries(),
