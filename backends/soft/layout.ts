@@ -22,6 +22,8 @@ export const Shared = {
   BUDGET: SHARED + 24,
   FLUSH: SHARED + 28,
   LOCKSTEP: SHARED + 32,
+  /** i64: the latest TSC that any vCPU has read, before TSC_OFFSET. */
+  LATEST_TSC: SHARED + 40,
   /** Regions of guest memory: u64 guest address, u64 bytes, u64 address in this memory, u32 read-only, u32 0. */
   REGIONS: SHARED + 64,
   REGION_BYTES: 32,

@@ -8,13 +8,19 @@ const RAM = 1 << 20;
 const CODE = 0x8000;
 const SPEC_CTRL = 0x48, PRED_CMD = 0x49;
 
-/** A guest in flat 32-bit code without an IDT, where an exception is a shutdown. */
-function guest(code: number[], run: (vcpu: ReturnType<ReturnType<typeof soft.createPartition>["createVcpu"]>) => void) {
-  const partition = soft.createPartition({ architecture: "x86_64", cpus: 1, memory: RAM });
+type Vcpu = ReturnType<ReturnType<typeof soft.createPartition>["createVcpu"]>;
+
+/** A partition with code in its memory. */
+function partitionWith(code: number[], cpus: number) {
+  const partition = soft.createPartition({ architecture: "x86_64", cpus, memory: RAM });
   const memory = partition.allocateMemory(RAM);
   partition.mapMemory({ guestAddress: 0, offset: 0, size: RAM });
   new Uint8Array(memory.buffer, memory.byteOffset, RAM).set(code, CODE);
-  const vcpu = partition.createVcpu(0);
+  return partition;
+}
+
+/** The vCPU runs flat 32-bit code without an IDT, where an exception is a shutdown. */
+function begin(vcpu: Vcpu): void {
   const state = new ArrayBuffer(X64_STATE_BYTES);
   vcpu.getState(state);
   const view = new DataView(state);
@@ -25,10 +31,17 @@ function guest(code: number[], run: (vcpu: ReturnType<ReturnType<typeof soft.cre
     view.setUint16(at + 12, 8 * (i + 1), true);
     view.setUint16(at + 14, i === 1 ? 0xc09b : 0xc093, true);
   }
+  view.setUint32(X64.ACTIVITY, 0, true);
   view.setBigUint64(X64.CR0, 0x31n, true);
   view.setUint32(X64.IDTR_LIMIT, 0, true);
   view.setBigUint64(X64.RIP, BigInt(CODE), true);
   vcpu.setState(state);
+}
+
+function guest(code: number[], run: (vcpu: Vcpu) => void) {
+  const partition = partitionWith(code, 1);
+  const vcpu = partition.createVcpu(0);
+  begin(vcpu);
   try {
     run(vcpu);
   } finally {
@@ -69,4 +82,33 @@ Deno.test("soft: IA32_SPEC_CTRL keeps what CPUID offers, also in a state, and re
 Deno.test("soft: IA32_PRED_CMD takes a barrier and nothing else", () => {
   guest([...write(PRED_CMD, 1), HLT], (vcpu) => assert.equal(vcpu.run(), Exit.HALT));
   guest([...write(PRED_CMD, 2), HLT], (vcpu) => assert.equal(vcpu.run(), Exit.SHUTDOWN));
+});
+
+Deno.test("soft: the TSC does not go back from one vCPU to the next", () => {
+  // rdtsc; out 20h, eax; jmp to the start
+  const partition = partitionWith([0x0f, 0x31, 0xe7, 0x20, 0xeb, 0xfa], 2);
+  // A Worker takes its time origin from the wall clock: one that is late by 5 ms is ahead of the others.
+  const origin = performance.timeOrigin;
+  Object.defineProperty(performance, "timeOrigin", { value: origin + 5, configurable: true });
+  const vcpus = [partition.createVcpu(0)];
+  Reflect.deleteProperty(performance, "timeOrigin");
+  assert.equal(performance.timeOrigin, origin);
+  vcpus.push(partition.createVcpu(1));
+  try {
+    for (const vcpu of vcpus) {
+      begin(vcpu);
+      vcpu.run();
+    }
+    let last = 0;
+    for (let i = 0; i < 1000; i++) {
+      const vcpu = vcpus[i & 1];
+      assert.equal(vcpu.run(), Exit.IO_WRITE);
+      const now = vcpu.view.getUint32(vcpu.dataOffset, true);
+      assert.ok(((now - last) | 0) >= 0 || i === 0, `read ${i}: ${last}, then ${now}`);
+      last = now;
+    }
+  } finally {
+    for (const vcpu of vcpus) vcpu.close();
+    partition.close();
+  }
 });

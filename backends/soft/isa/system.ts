@@ -24,9 +24,10 @@ import {
   Vector,
 } from "../emitter.ts";
 import { Flag } from "../flags.ts";
-import { Reg, Seg, Segment, State } from "../layout.ts";
+import { Reg, Seg, Segment, Shared, State } from "../layout.ts";
+import { pointer } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
-import { type I32, i32, I64, select, Type } from "../wasm/values.ts";
+import { type F64, type I32, i32, type I64, select, Type } from "../wasm/values.ts";
 import { interruptWindow } from "./control.ts";
 import { type Emit, op } from "./table.ts";
 
@@ -38,6 +39,12 @@ export const cpuid = declare("cpuid", [], null);
 export const accessMsr = declare("access_msr", [Type.i32, Type.i32], Type.i32);
 /** JavaScript's: nanoseconds of the guest's TSC, less TSC_OFFSET. */
 export const clock = declare("clock", [], Type.f64);
+/**
+ * {@link clock}, not behind what any vCPU has read. Workers take their time origins from the wall clock, each for itself:
+ * they are some tenths of a microsecond apart, or more when a thread loses its processor meanwhile, and Linux gives the
+ * TSC up when it sees it go back from one CPU to the next.
+ */
+const latestClock = declare("latest_clock", [], Type.i64);
 /** JavaScript's: CR8, -1 to read it. */
 export const taskPriority = declare("task_priority", [Type.i32], Type.i32);
 /** JavaScript's: 64 random bits into SCRATCH. */
@@ -67,6 +74,20 @@ export function defineSystem(module: Module, target: Target): void {
     guard(f);
     const mask = i32(1).shl(bytes).sub(1);
     f.if(bits.shrU(port.and(7)).and(mask), fail);
+  });
+  defineCpuFunction(module, target, latestClock, (f) => {
+    const now = f.i64((f.call(clock) as F64).satU64());
+    if (target.layout.cpus === 1) return f.return(now);
+    const shared = pointer(0);
+    const seen = f.i64(shared.atomicLoad(64, Shared.LATEST_TSC));
+    f.loop((again) => {
+      f.if(now.leU(seen), () => f.return(seen));
+      const found = f.i64(shared.atomicCompareExchange(64, seen, now, Shared.LATEST_TSC));
+      f.if(found.eq(seen), () => f.return(now));
+      f.set(seen, found);
+      f.br(again);
+    });
+    f.return(now);
   });
 }
 
@@ -433,13 +454,10 @@ op("cpuid", "0F A2", "", (e) => {
   e.f.do(cpuid);
   e.endBlock();
 }, ending);
-function readClock(e: Emitter): I64 {
-  return new I64([...e.f.call(clock).code, 0xfc, 7]).add(e.f.s64(State.TSC_OFFSET));
-}
 const readTimestamp = (auxiliary: boolean): Emit => (e) => {
   const { f } = e;
   e.raiseIf(f.s64(State.CR4).has(CR4.TSD).and(f.s32(State.CPL).ne(0)), Vector.GP, 0);
-  const now = f.i64(readClock(e));
+  const now = f.i64(f.call64(latestClock).add(f.s64(State.TSC_OFFSET)));
   e.setReg(Reg.AX, now.u32());
   e.setReg(Reg.DX, now.shrU(32));
   if (auxiliary) e.setReg(Reg.CX, f.s64(State.TSC_AUX).u32());
