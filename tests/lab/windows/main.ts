@@ -3,7 +3,7 @@
  *
  *   deno task lab:windows              the short form, as CI runs it
  *   deno task lab:windows --long       everything: the software CPU's conformance, a whole boot on it
- *   deno task lab:windows --only=WORD  those suites with WORD in their names
+ *   deno task lab:windows --only=WORD  those suites with WORD in their names, long ones too
  *   deno task lab:windows run ARGUMENTS OF deno.exe...
  */
 import { parseArgs } from "node:util";
@@ -38,9 +38,14 @@ async function runSuites(args: string[]): Promise<number> {
   // One for all suites: the lab takes its time to boot.
   let host: Promise<KvmHost> | null = null;
   const kvm = () => host ??= here ? kvmHere(wine) : wineInLab();
-  for (const suite of windowsSuites) {
-    const long = suite.long || (suite.longInLab && !here);
-    if ((long && !values.long && !values.only) || !suite.name.includes(values.only)) continue;
+  const chosen = windowsSuites.filter(({ name, long, longInLab }) =>
+    values.only ? name.includes(values.only) : values.long || !(long || (longInLab && !here))
+  );
+  if (!chosen.length) {
+    console.error(`lab:windows: no suite has '${values.only}' in its name`);
+    return 2;
+  }
+  for (const suite of chosen) {
     if (suite.kvm && !here && !qemuProgram()) {
       skip(suite.name, "no /dev/kvm for the shim, and no qemu-system-x86_64 for the lab, which has one");
       continue;

@@ -123,7 +123,12 @@ export const windowsSuites: readonly WindowsSuite[] = [
     run: async (wine) => {
       const { output } = await wine.deno(["run", "-A", "--quiet", HV, "doctor"], { seconds: 60 });
       assert.match(output, /^hv .*windows/m, output);
-      assert.match(output, /whpx: does not work: .*(dism \/online|hypervisorlaunchtype)/, output);
+      assert.match(
+        output,
+        /^whpx: does not work: .+\s+what to do: .*(dism \/online|hypervisorlaunchtype)/m,
+        output,
+      );
+      assert.match(output, /^hv run: using soft; not whpx: /m, output);
       return one();
     },
   },
