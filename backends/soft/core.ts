@@ -3,7 +3,7 @@ import "./isa/all.ts";
 import { defineExternal } from "./cpu/external.ts";
 import { defineInterrupts } from "./cpu/interrupts.ts";
 import { defineMmu } from "./cpu/mmu.ts";
-import { defineSegments, SINGLE } from "./cpu/segments.ts";
+import { defineSegments } from "./cpu/segments.ts";
 import { defineTasks } from "./cpu/tasks.ts";
 import { defineTransfers } from "./cpu/transfer.ts";
 import type { Target } from "./cpu_function.ts";
@@ -32,6 +32,7 @@ import {
   State,
   Tlb,
 } from "./layout.ts";
+import { KEY_SINGLE } from "./mode_key.ts";
 import { setMemory64 } from "./wasm/memory.ts";
 import { Module } from "./wasm/module.ts";
 
@@ -218,7 +219,7 @@ export class Core implements HandlerSource {
     const host = this.hostOf(physical);
     if (host < 0) return "not RAM";
     const pageBytes = 4096 - (physical & 4095);
-    const limit = key & SINGLE ? 1 : undefined;
+    const limit = key & KEY_SINGLE ? 1 : undefined;
     if (this.nextBlock + 65536 > this.base + CpuArea.BLOCKS + CpuArea.BLOCKS_BYTES) this.dropAll();
     // Room for SECOND_PAGE.
     const address = this.nextBlock - Block.SECOND_PAGE;
@@ -241,7 +242,7 @@ export class Core implements HandlerSource {
     this.flushHandlers();
     const { view } = this;
     view.setInt32(address + Block.INSTRUCTIONS, made.instructions, true);
-    const compilable = this.jit !== null && secondPage < 0 && !(key & SINGLE);
+    const compilable = this.jit !== null && secondPage < 0 && !(key & KEY_SINGLE);
     view.setInt32(address + Block.HEAT, compilable ? this.threshold : NEVER, true);
     view.setBigUint64(address + Block.KEY, key, true);
     view.setUint32(address + Block.LINK, 1, true);

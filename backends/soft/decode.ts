@@ -37,6 +37,9 @@ export interface Instruction {
   displacementHigh: number;
 }
 
+/** Bytes of the longest instruction (SDM vol. 2, 2.3.11). */
+export const MAXIMUM_LENGTH = 15;
+
 /** What {@link decode} gives instead of an instruction. */
 export const DecodeFailure = {
   /** The bytes end before the instruction does. */
@@ -70,7 +73,7 @@ class Decoder {
   constructor(readonly bytes: Uint8Array, readonly start: number, readonly available: number) {}
 
   byte(): number {
-    if (this.at >= 15) throw TOO_LONG;
+    if (this.at >= MAXIMUM_LENGTH) throw TOO_LONG;
     if (this.at >= this.available) throw TRUNCATED;
     return this.bytes[this.start + this.at++];
   }

@@ -11,22 +11,24 @@ import {
 } from "../../core/hypervisor.ts";
 import { GPR_NAMES, SEGMENT_BYTES, X64, X64_STATE_VERSION } from "../../core/x64_state.ts";
 import { Core } from "./core.ts";
-import { decode, DecodeFailure } from "./decode.ts";
+import { decode, DecodeFailure, MAXIMUM_LENGTH } from "./decode.ts";
 import { modeOf } from "./interpreter/assemble.ts";
 import { cpuid, type CpuidContext } from "./cpuid.ts";
 import { External, Leave } from "./cpu/external.ts";
 import { Source } from "./cpu/interrupts.ts";
-import { CR4, EFER, KEY_LIMITED } from "./cpu/mmu.ts";
-import { SINGLE } from "./cpu/segments.ts";
+import { CR4, EFER } from "./cpu/mmu.ts";
 import { Flag, FlagKind } from "./flags.ts";
 import { type Layout, Reg, Seg, Segment, Shared, State } from "./layout.ts";
 import type { Mailbox } from "./mailbox.ts";
+import { KEY_LIMITED, KEY_SINGLE } from "./mode_key.ts";
 import { readMsr, SPEC_CTRL, SPEC_CTRL_BITS, writeMsr } from "./msr.ts";
 
 /** Instructions between two looks at timers and requests, where no test wants others. */
 const BUDGET = 100_000;
-/** Bytes of the longest instruction. */
-const MAXIMUM_LENGTH = 15;
+// The upper word of MODE_KEY, and bits in it: no BigInt is made between two runs.
+const KEY_UPPER = (State.MODE_KEY >> 2) + 1;
+const LIMITED = Number(KEY_LIMITED >> 32n);
+const SINGLE = Number(KEY_SINGLE >> 32n);
 /** Milliseconds a halted vCPU sleeps at most before it looks around. */
 const NAP = 1000;
 
@@ -166,14 +168,13 @@ export class SoftVcpu implements Vcpu {
       state.setInt32(State.SHADOW, 0, true);
       state.setInt32(State.LOG_INDEX, 0, true);
       state.setInt32(State.DELIVERED, 0, true);
-      const key = state.getBigUint64(State.MODE_KEY, true);
-      state.setBigUint64(State.MODE_KEY, key | SINGLE, true);
+      words[KEY_UPPER] |= SINGLE;
       const left = this.core.exports.run(1);
-      state.setBigUint64(State.MODE_KEY, state.getBigUint64(State.MODE_KEY, true) & ~SINGLE, true);
+      words[KEY_UPPER] &= ~SINGLE;
       if (attention) Atomics.or(words, State.ATTENTION >> 2, attention);
       if (left === Leave.DECODE) {
         state.setInt32(State.SHADOW, shadow, true);
-        this.decode(key | SINGLE);
+        this.decode(state.getBigUint64(State.MODE_KEY, true) | KEY_SINGLE);
         if (state.getInt32(State.DELIVERED, true)) return Leave.BUDGET;
       } else if (left === Leave.ATTENTION && state.getInt32(State.BUDGET, true) > 0) {
         state.setInt32(State.SHADOW, shadow, true);
@@ -291,8 +292,7 @@ export class SoftVcpu implements Vcpu {
   /** Whether the page of RIP, and what an instruction in it may reach, lies within the code segment's limit. */
   private nearLimit(): boolean {
     const { state } = this;
-    // In the key's upper word.
-    if (!(state.getUint32(State.MODE_KEY + 4, true) & Number(KEY_LIMITED >> 32n))) return false;
+    if ((this.words[KEY_UPPER] & LIMITED) === 0) return false;
     const rip = state.getUint32(State.RIP, true);
     const page = rip + (4095 - Number(this.linearRip() & 4095n));
     return page + MAXIMUM_LENGTH > state.getUint32(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.LIMIT, true);

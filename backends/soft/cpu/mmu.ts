@@ -13,8 +13,10 @@ import {
   storeSlow,
   Vector,
 } from "../emitter.ts";
+import { MAXIMUM_LENGTH } from "../decode.ts";
 import { Flag } from "../flags.ts";
 import { CpuArea, InstructionTlb, PageAttribute, Seg, Segment, Shared, State, Tlb } from "../layout.ts";
+import { KEY_LIMITED, KEY_LONG } from "../mode_key.ts";
 import { isMemory64, type Pointer, pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
 import { type I32, i32, type I64, i64, select, splat, Type } from "../wasm/values.ts";
@@ -65,11 +67,6 @@ export const EFER = { SCE: 1, LME: 0x100, LMA: 0x400, NXE: 0x800 } as const;
 
 /** Width of guest physical addresses (CPUID 80000008H). */
 export const PHYSICAL_BITS = 40;
-/** In MODE_KEY: 64-bit mode; the code segment has a limit that code can run into. */
-export const KEY_LONG = 2n << 52n;
-export const KEY_LIMITED = 1n << 59n;
-/** Bytes of the longest instruction. */
-const MAXIMUM_LENGTH = 15;
 const PAGE_FRAME = 0xf_ffff_ffff_f000n;
 const RESERVED = ((1n << 52n) - 1n) & ~((1n << BigInt(PHYSICAL_BITS)) - 1n);
 

@@ -4,10 +4,11 @@ import { raise, stackLinear, Vector } from "../emitter.ts";
 import { Flag } from "../flags.ts";
 import { segmentLinear } from "../interpreter/handler.ts";
 import { CpuArea, InstructionTlb, Seg, Segment, State, Tlb } from "../layout.ts";
+import { KEY_32, KEY_EM, KEY_FLAT, KEY_LIMITED, KEY_LONG, KEY_OSFXSR, KEY_TS, KEY_VALID } from "../mode_key.ts";
 import { pointer, pointerOf32 } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
 import { type I32, i32, type I64, i64, select, Type } from "../wasm/values.ts";
-import { CR0, CR4, EFER, guard, KEY_LIMITED, KEY_LONG, loadSystem, segmentField, storeSystem } from "./mmu.ts";
+import { CR0, CR4, EFER, guard, loadSystem, segmentField, storeSystem } from "./mmu.ts";
 
 /** Attribute bits of a segment (VMCS access rights). */
 export const Attribute = {
@@ -24,17 +25,6 @@ export const Attribute = {
   DB: 0x4000,
   G: 0x8000,
 } as const;
-
-/** Set in every block's key, so that no key is 0. */
-const KEY_VALID = 1n << 55n;
-/** MODE_KEY's bit for blocks of one instruction. */
-export const SINGLE = 1n << 54n;
-/** CR0.EM, CR0.TS and CR4.OSFXSR in a block's key: whether x87 and SSE instructions raise is decoded, not asked. */
-export const KEY_EM = 56;
-export const KEY_TS = 57;
-export const KEY_OSFXSR = 58;
-/** Outside 64-bit mode: CS, SS and DS are 32-bit segments of 4 GiB at 0 that data may be read from and written to. */
-export const KEY_FLAT = 60;
 
 /** Recomputes what follows from CS, SS, DS, CPL, CR0, CR4, EFER and AC. */
 export const updateMode = declare("update_mode", [], null);
@@ -156,7 +146,7 @@ export function defineSegments(module: Module, target: Target): void {
       f.set64(State.CODE_BASE, 0);
       f.set64(State.CODE_MASK, -1);
     }, () => {
-      const size = select(attributes.has(Attribute.DB), i64((1n << 52n) | KEY_VALID), i64(KEY_VALID));
+      const size = select(attributes.has(Attribute.DB), i64(KEY_32 | KEY_VALID), i64(KEY_VALID));
       f.set64(State.MODE_KEY, isFlat(f).i64u().shl(KEY_FLAT).or(size));
       f.set64(State.CODE_BASE, f.s64(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.BASE));
       f.set64(State.CODE_MASK, 0xffff_ffff);

@@ -1,5 +1,5 @@
 /** Instructions to blocks of micro-ops. */
-import { KEY_EM, KEY_OSFXSR, KEY_TS } from "../cpu/segments.ts";
+import { KEY_EM, KEY_OSFXSR, KEY_TS } from "../mode_key.ts";
 import { decode, DecodeFailure, type Instruction } from "../decode.ts";
 import { type OperandKind, Vector } from "../emitter.ts";
 import { Op, Reg, Seg } from "../layout.ts";

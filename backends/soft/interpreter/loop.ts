@@ -5,10 +5,10 @@
 import { type CpuFunc, declare, defineCpuFunction, type Target } from "../cpu_function.ts";
 import { Leave } from "../cpu/external.ts";
 import { deliver, Source } from "../cpu/interrupts.ts";
-import { fetchTranslate, KEY_LIMITED } from "../cpu/mmu.ts";
-import { SINGLE } from "../cpu/segments.ts";
+import { fetchTranslate } from "../cpu/mmu.ts";
 import { Fault, stackFault } from "../emitter.ts";
 import { Block, BlockTable, CpuArea, InstructionTlb, Op, Reg, Seg, State } from "../layout.ts";
+import { KEY_LIMITED, KEY_SINGLE } from "../mode_key.ts";
 import type { Label, Local } from "../wasm/function.ts";
 import { type Pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
 import { REGION_TABLE, regionSignature } from "../jit/compile.ts";
@@ -81,7 +81,7 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
             raiseNow(f, lookup, leave);
           });
           // Where the code segment ends instructions are run one by one, with their length looked at before.
-          f.if(f.s64(State.MODE_KEY).and(KEY_LIMITED | SINGLE).eq(KEY_LIMITED), () => {
+          f.if(f.s64(State.MODE_KEY).and(KEY_LIMITED | KEY_SINGLE).eq(KEY_LIMITED), () => {
             f.if(entry.i64(0).ne(linear.and(-4096)), () => leave(Leave.ATTENTION));
           });
         },

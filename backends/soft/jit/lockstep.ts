@@ -8,9 +8,9 @@
  */
 import { Core, type Imports } from "../core.ts";
 import { Leave } from "../cpu/external.ts";
-import { SINGLE } from "../cpu/segments.ts";
 import { Fault } from "../emitter.ts";
 import { CpuArea, type Layout, Shared, State, Tlb } from "../layout.ts";
+import { KEY_SINGLE } from "../mode_key.ts";
 import { SANDBOX_BYTES } from "../test_mode.ts";
 
 /** A region's function. */
@@ -192,7 +192,7 @@ export class Lockstep {
     view.setInt32(shadowBase + State.ATTENTION, 0, true);
     view.setInt32(shadowBase + State.SANDBOX, 1, true);
     view.setInt32(shadowBase + State.DELIVERED, 0, true);
-    const mode = view.getBigUint64(shadowBase + State.MODE_KEY, true) | SINGLE;
+    const mode = view.getBigUint64(shadowBase + State.MODE_KEY, true) | KEY_SINGLE;
     view.setBigUint64(shadowBase + State.MODE_KEY, mode, true);
     try {
       this.interpret(ran);

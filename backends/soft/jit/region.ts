@@ -1,7 +1,7 @@
 /** What a region consists of: basic blocks reachable from its entry by branches within its page and those beside it. */
-import { KEY_EM, KEY_FLAT, KEY_OSFXSR, KEY_TS } from "../cpu/segments.ts";
 import { decode, type Instruction } from "../decode.ts";
 import { modeOf } from "../interpreter/assemble.ts";
+import { KEY_EM, KEY_FLAT, KEY_OSFXSR, KEY_TS } from "../mode_key.ts";
 
 /** Most blocks and instructions of a region. */
 const MAXIMUM_BLOCKS = 64;
