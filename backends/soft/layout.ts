@@ -22,14 +22,14 @@ export const Shared = {
   BUDGET: SHARED + 24,
   FLUSH: SHARED + 28,
   LOCKSTEP: SHARED + 32,
-  /** i64: the latest TSC that any vCPU has read, before TSC_OFFSET. */
-  LATEST_TSC: SHARED + 40,
   /** Regions of guest memory: u64 guest address, u64 bytes, u64 address in this memory, u32 read-only, u32 0. */
   REGIONS: SHARED + 64,
   REGION_BYTES: 32,
   MAXIMUM_REGIONS: 32,
   /** f64: {@link import("./test_mode.ts").LockstepCounts}. */
   LOCKSTEP_COUNTS: SHARED + 64 + 32 * 32,
+  /** i64: the latest TSC that any vCPU has read, before TSC_OFFSET. All store to it: it has a line of the cache to itself. */
+  LATEST_TSC: SHARED + 64 + 32 * 32 + 64,
 } as const;
 
 /** Bits of a physical page's attribute byte; the bytes are indexed by (address in this memory - RAM) / 4096. */

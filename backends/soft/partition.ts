@@ -17,7 +17,7 @@ import type {
 import { adviseHugePages, hostAddress } from "./host_memory.ts";
 import { type Layout, layoutFor, PageAttribute, Shared } from "./layout.ts";
 import { Mailbox } from "./mailbox.ts";
-import { testMode, withSandbox, writeTestMode } from "./test_mode.ts";
+import { layoutWithSandbox, testMode, writeTestMode } from "./test_mode.ts";
 import { SoftVcpu } from "./vcpu.ts";
 
 const NOT_OURS: Interrupts = { setLine() {}, signalMessage() {} };
@@ -40,7 +40,7 @@ export class SoftPartition implements Partition {
     this.isMaker = memory === undefined;
     const ram = Math.ceil(config.memory / 4096) * 4096;
     const compared = memory ? new DataView(memory.buffer).getInt32(Shared.LOCKSTEP, true) : testMode.lockstep;
-    this.layout = compared ? withSandbox(layoutFor, config.cpus, ram) : layoutFor(config.cpus, ram);
+    this.layout = compared ? layoutWithSandbox(config.cpus, ram) : layoutFor(config.cpus, ram);
     this.wasmMemory = memory ?? makeMemory(this.layout);
     this.view = new DataView(this.wasmMemory.buffer);
     if (!memory) {

@@ -2,7 +2,7 @@
  * How the software CPU is made to run by its tests: it is set in the thread that makes a partition, before it is made,
  * and goes to the vCPUs' threads in the partition's memory. No option of hv leads here.
  */
-import { type Layout, Shared } from "./layout.ts";
+import { type Layout, layoutFor, Shared } from "./layout.ts";
 
 /** A mode, and what came of it. */
 export interface TestMode {
@@ -26,7 +26,7 @@ export interface LockstepCounts {
   /** Runs that ended in an exception, which the interpreter raised as well. */
   exceptions: number;
   /** Runs that touched too much memory to be compared. */
-  given_up: number;
+  givenUp: number;
 }
 
 /** The mode of partitions made from now on. */
@@ -45,11 +45,11 @@ export function writeTestMode(view: DataView): void {
   const count = (index: number) => view.getFloat64(Shared.LOCKSTEP_COUNTS + 8 * index, true);
   testMode.counts = lockstep === 0
     ? null
-    : () => ({ runs: count(0), instructions: count(1), exceptions: count(2), given_up: count(3) });
+    : () => ({ runs: count(0), instructions: count(1), exceptions: count(2), givenUp: count(3) });
 }
 
 /** The layout of a partition that may be compared: with a vCPU's area more, and {@link SANDBOX_BYTES}. */
-export function withSandbox(layoutFor: (cpus: number, ram: number) => Layout, cpus: number, ram: number): Layout {
+export function layoutWithSandbox(cpus: number, ram: number): Layout {
   const layout = layoutFor(cpus + 1, ram + SANDBOX_BYTES);
   return { ...layout, cpus, ram, sandbox: layout.ramBase + ram };
 }

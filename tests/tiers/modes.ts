@@ -96,11 +96,11 @@ export async function bootInMode(
     const cpu = cpuSeconds() - before;
     let compared = "";
     if (counts) {
-      const { runs, instructions, exceptions, given_up } = counts();
+      const { runs, instructions, exceptions, givenUp } = counts();
       assert.ok(runs > 10_000 && instructions > 100_000 && exceptions > 0, `compared too little: ${runs} runs`);
-      assert.ok(given_up < runs / 100, `${given_up} runs were not compared`);
+      assert.ok(givenUp < runs / 100, `${givenUp} runs were not compared`);
       compared = `${runs} runs of regions compared, ${instructions} instructions, ${exceptions} exceptions, ` +
-        `${given_up} not`;
+        `${givenUp} not`;
     }
     return { shell: seconds, cpu, compared };
   } finally {

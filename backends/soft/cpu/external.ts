@@ -98,22 +98,19 @@ export function defineExternal(module: Module, target: Target): void {
     externalWrite,
     (f) => f.drop(f.call64(access, f.parameter64(0), f.parameter32(1), External.WRITE, f.parameter64(2))),
   );
-  forward(portRead, (f) => {
+  const notePort = (f: CpuFunc) =>
     noteBreakpoints(
       f,
       wide(f.parameter32(0)),
       f.parameter32(1),
       (kind) => kind.eq(2).and(f.s64(State.CR4).has(CR4.DE)),
     );
+  forward(portRead, (f) => {
+    notePort(f);
     f.return(f.call64(access, wide(f.parameter32(0)), f.parameter32(1), External.PORT_READ, i64(0)));
   });
   forward(portWrite, (f) => {
-    noteBreakpoints(
-      f,
-      wide(f.parameter32(0)),
-      f.parameter32(1),
-      (kind) => kind.eq(2).and(f.s64(State.CR4).has(CR4.DE)),
-    );
+    notePort(f);
     f.drop(f.call64(access, wide(f.parameter32(0)), f.parameter32(1), External.PORT_WRITE, f.parameter64(2)));
   });
   forward(externalDone, (f) => {

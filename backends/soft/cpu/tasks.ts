@@ -88,16 +88,13 @@ export function defineTasks(module: Module, target: Target): void {
     const selector = f.parameter32(0);
     const how = f.parameter32(1);
     const external = f.i32(f.parameter32(4).and(Event.EXTERNAL));
-    const fail = (vector: number) => {
+    const fail = (vector: I32 | number) => {
       f.do(raise, vector, selector.and(0xfffc).or(external));
       f.return(0);
     };
     const leaving = f.i32(how.eq(Switch.RETURN));
     const wrong = f.i32(select(leaving, i32(Vector.TS), i32(Vector.GP)));
-    const refuse = () => {
-      f.do(raise, wrong, selector.and(0xfffc).or(external));
-      f.return(0);
-    };
+    const refuse = () => fail(wrong);
     f.if(selector.has(4).or(selector.has(0xfffc).eqz()), refuse);
     const descriptor = f.i64(f.call64(loadDescriptor, selector, wrong));
     guard(f, 0);

@@ -30,7 +30,7 @@ Deno.test("regions that are right are compared and pass", () => {
   assert.equal(machine.run(), 0);
   const counts = testMode.counts!();
   assert.ok(counts.runs > 0 && counts.instructions > 1000, JSON.stringify(counts));
-  assert.equal(counts.given_up, 0);
+  assert.equal(counts.givenUp, 0);
   assert.equal(machine.view.getUint32(Place.DATA + 8, true), 5);
 });
 
