@@ -13,11 +13,6 @@ const MARKED = /^(?!.*\b0 failed\b).*(?:\bFAIL(?:ED)?\b|\berror:|^stopped: |[1-9
 // A frame of a stack within Deno or the test framework says nothing.
 const NOISE = /^\s+at .*(?:ext:|node:|jsr:)/;
 
-/** The last lines of a text. */
-function tail(lines: readonly string[], count: number): string[] {
-  return lines.slice(Math.max(0, lines.length - count));
-}
-
 /** The errors of `deno test`, each cut to a length that leaves room for the others. */
 function denoErrors(plain: string): string[] {
   const lines: string[] = [];
@@ -39,7 +34,7 @@ export function excerpt(output: string): string {
   const all = plain.split("\n");
   const errors = denoErrors(plain);
   // A suite that was stopped, or died, tells no errors: then its last words count.
-  const lines = errors.length ? errors : [...all.filter((line) => MARKED.test(line)).slice(0, MOST / 2)];
-  if (!errors.length) lines.push("its last lines:", ...tail(all.filter((line) => line.trim()), MOST / 3));
+  const lines = errors.length ? errors : all.filter((line) => MARKED.test(line)).slice(0, MOST / 2);
+  if (!errors.length) lines.push("its last lines:", ...all.filter((line) => line.trim()).slice(-MOST / 3));
   return lines.slice(0, MOST).map((line) => `  ${line.slice(0, 400)}`).join("\n");
 }

@@ -80,15 +80,14 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 }
 
 /** Writes whole lines to standard output, each with the stage's name before it where several run. */
-function printer(name: string): (text: string) => void {
+function printer(name: string): (text: string, end?: boolean) => void {
   const encoder = new TextEncoder();
   let rest = "";
-  return (text) => {
-    const whole = rest + text;
-    const end = whole.lastIndexOf("\n") + 1;
-    rest = whole.slice(end);
-    const lines = whole.slice(0, end).split("\n").slice(0, -1).map((line) => `${name} | ${line}\n`);
-    Deno.stdout.writeSync(encoder.encode(lines.join("")));
+  return (text, end = false) => {
+    const lines = (rest + text).split("\n");
+    rest = lines.pop()!;
+    if (end && rest) lines.push(rest);
+    Deno.stdout.writeSync(encoder.encode(lines.map((line) => `${name} | ${line}\n`).join("")));
   };
 }
 
@@ -127,7 +126,7 @@ async function runDeno(
       output += text;
       print(text);
     }
-    print("\n");
+    print("", true);
   };
   const timer = setTimeout(() => {
     output += `\nstopped: longer than ${limit} s\n`;
