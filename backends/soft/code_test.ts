@@ -1,7 +1,8 @@
 /** Code that changes under the CPU. */
 import assert from "node:assert/strict";
 import { Exit } from "../../core/hypervisor.ts";
-import { X64, X64_STATE_BYTES } from "../../core/x64_state.ts";
+import { X64 } from "../../core/x64_state.ts";
+import { startState } from "../../tests/conformance/guest.ts";
 import { soft } from "./hypervisor.ts";
 
 const RAM = 1 << 20;
@@ -28,19 +29,8 @@ Deno.test("soft: a device's store to code is seen once the page is mapped anew",
   ], CODE);
   ram.set([0xb0, 1, 0xc3], CALLED); // mov al, 1; ret
   const vcpu = partition.createVcpu(0);
-  const state = new ArrayBuffer(X64_STATE_BYTES);
-  vcpu.getState(state);
-  const view = new DataView(state);
-  for (let i = 0; i < 6; i++) {
-    const at = X64.SEGMENTS + i * 16;
-    view.setBigUint64(at, 0n, true);
-    view.setUint32(at + 8, 0xffff_ffff, true);
-    view.setUint16(at + 12, 8 * (i + 1), true);
-    view.setUint16(at + 14, i === 1 ? 0xc09b : 0xc093, true);
-  }
-  view.setBigUint64(X64.CR0, 0x31n, true);
-  view.setBigUint64(X64.RIP, BigInt(CODE), true);
-  view.setBigUint64(X64.GPR + 32, 0x7000n, true);
+  const state = startState(32);
+  new DataView(state).setBigUint64(X64.RIP, BigInt(CODE), true);
   vcpu.setState(state);
   assert.equal(vcpu.run(), Exit.IO_WRITE);
   assert.equal(vcpu.bytes[vcpu.dataOffset], 1);

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { Exit } from "../../core/hypervisor.ts";
 import { X64, X64_STATE_BYTES } from "../../core/x64_state.ts";
+import { startState } from "../../tests/conformance/guest.ts";
 import { soft } from "./hypervisor.ts";
 
 const RAM = 1 << 20;
@@ -21,18 +22,8 @@ function partitionWith(code: number[], cpus: number) {
 
 /** The vCPU runs flat 32-bit code without an IDT, where an exception is a shutdown. */
 function begin(vcpu: Vcpu): void {
-  const state = new ArrayBuffer(X64_STATE_BYTES);
-  vcpu.getState(state);
+  const state = startState(32);
   const view = new DataView(state);
-  for (let i = 0; i < 6; i++) {
-    const at = X64.SEGMENTS + i * 16;
-    view.setBigUint64(at, 0n, true);
-    view.setUint32(at + 8, 0xffff_ffff, true);
-    view.setUint16(at + 12, 8 * (i + 1), true);
-    view.setUint16(at + 14, i === 1 ? 0xc09b : 0xc093, true);
-  }
-  view.setUint32(X64.ACTIVITY, 0, true);
-  view.setBigUint64(X64.CR0, 0x31n, true);
   view.setUint32(X64.IDTR_LIMIT, 0, true);
   view.setBigUint64(X64.RIP, BigInt(CODE), true);
   vcpu.setState(state);
