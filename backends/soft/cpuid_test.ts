@@ -4,7 +4,8 @@
  */
 import assert from "node:assert/strict";
 import { Exit } from "../../core/hypervisor.ts";
-import { X64, X64_STATE_BYTES } from "../../core/x64_state.ts";
+import { X64 } from "../../core/x64_state.ts";
+import { startState } from "../../tests/conformance/guest.ts";
 import { needs } from "../../tests/skip.ts";
 import { cpuid } from "./cpuid.ts";
 import { decode } from "./decode.ts";
@@ -347,32 +348,18 @@ Deno.test({
     const ram = new Uint8Array(memory.buffer, memory.byteOffset, RAM);
     const view = new DataView(memory.buffer, memory.byteOffset, RAM);
     const vcpu = partition.createVcpu(0);
-    const state = new ArrayBuffer(X64_STATE_BYTES);
-    vcpu.getState(state);
+    const state = startState(64);
     const registers = new DataView(state);
-    for (let i = 0; i < 8; i++) {
-      const at = X64.SEGMENTS + i * 16;
-      registers.setUint32(at + 8, 0xffff_ffff, true);
-      registers.setUint16(at + 12, i === 1 ? 8 : 16, true);
-      registers.setUint16(at + 14, i === 1 ? 0xa09b : i === 6 ? 0x82 : i === 7 ? 0x8b : 0xc093, true);
-      registers.setBigUint64(at, 0n, true);
-    }
     registers.setBigUint64(X64.GDTR_BASE, BigInt(GDT), true);
     registers.setUint32(X64.GDTR_LIMIT, 23, true);
     registers.setBigUint64(X64.IDTR_BASE, BigInt(IDT), true);
     registers.setUint32(X64.IDTR_LIMIT, 32 * 16 - 1, true);
-    registers.setBigUint64(X64.CR0, 0x8000_0033n, true);
     registers.setBigUint64(X64.CR3, BigInt(PML4), true);
     // PAE, OSFXSR, OSXMMEXCPT, FSGSBASE, OSXSAVE; EFER: SCE, LME, LMA.
     registers.setBigUint64(X64.CR4, 0x5_0620n, true);
     registers.setBigUint64(X64.EFER, 0x501n, true);
     registers.setBigUint64(X64.XCR0, 3n, true);
     registers.setBigUint64(X64.LSTAR, BigInt(CODE + 0x800), true);
-
-    registers.setBigUint64(X64.RFLAGS, 2n, true);
-    // FNINIT's control word, and MXCSR's value at reset.
-    registers.setUint16(X64.XSAVE, 0x37f, true);
-    registers.setUint32(X64.XSAVE + 24, 0x1f80, true);
 
     /** Puts everything but the code in its place. */
     const prepare = (rip: number) => {

@@ -29,7 +29,7 @@ const BOOT = 300_000;
 /** A kill comes at most so long after what it waits for, in milliseconds. */
 const LATEST = 1500;
 
-const [trial, backend, kernel, initrd, fifth = "20", seed = `${Date.now() % 1_000_000}`] = Deno.args;
+const [trial, backend, kernel, initrd, countOrDevice = "20", seed = `${Date.now() % 1_000_000}`] = Deno.args;
 
 /** Numbers from 0 to 1, the same for the same seed (mulberry32). */
 function randomNumbers(state: number): () => number {
@@ -142,7 +142,7 @@ async function kills(folder: string): Promise<string> {
   const records = new Map<number, string>();
   const random = randomNumbers(Number(seed));
   await makeDisk(image, 48);
-  for (let kill = 1; kill <= Number(fifth); kill++) {
+  for (let kill = 1; kill <= Number(countOrDevice); kill++) {
     const first = Math.max(0, ...records.keys()) + 1;
     const writer = new Writer(image, writerAppend({ first, kib: 3, noise: true }));
     // One in five while the guest has only begun to use its disk, or not even that.
@@ -156,7 +156,7 @@ async function kills(folder: string): Promise<string> {
     console.log(`kill ${kill}: ${records.size - before} records announced, all ${records.size} there, e2fsck clean`);
   }
   assert.ok(records.size > 0, "the guest had something synced");
-  return `passed: ${fifth} kills, ${records.size} records announced, all there; seed ${seed}`;
+  return `passed: ${countOrDevice} kills, ${records.size} records announced, all there; seed ${seed}`;
 }
 
 async function full(folder: string): Promise<string> {
@@ -207,14 +207,14 @@ async function gone(folder: string): Promise<string> {
 
 async function medium(): Promise<string> {
   {
-    const disk = openDisk({ path: fifth });
+    const disk = openDisk({ path: countOrDevice });
     disk.write(0, new BufferVector(new Uint8Array(4096)));
     assert.throws(() => disk.flush(), /flushing failed: input\/output error/);
     // The host's kernel and the medium take the next one; what was lost stays lost.
     assert.throws(() => disk.flush(), /an earlier flush failed, data was lost/);
     disk.close();
   }
-  const writer = new Writer(fifth, READER_APPEND, ",readonly");
+  const writer = new Writer(countOrDevice, READER_APPEND, ",readonly");
   await writer.proveReadFailed(/^hv: [^\n]*reading failed: input\/output error; check the host's medium[^\n]*\n/);
   return `passed: the guest was told; hv said: ${writer.errors}`;
 }
