@@ -169,7 +169,7 @@ function summary(results: readonly Result[], sum: Tally, seconds: number): void 
   }
   console.log(`all of it: ${seconds.toFixed(1)} s`);
   if (sum.reasons.length) console.log(`\nSkipped, and why:`);
-  for (const reason of sum.reasons) console.log(`  ${reason}`);
+  for (const { name, tally } of results) for (const reason of tally.reasons) console.log(`  ${name}: ${reason}`);
   const failed = results.filter(({ tally }) => tally.failed > 0);
   for (const { name, output } of failed) console.log(`\nFailed in ${name}:\n${excerpt(output)}`);
   if (failed.length) console.log(`\nFailed: ${failed.map(({ name }) => name).join(", ")}`);
