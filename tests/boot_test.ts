@@ -65,11 +65,17 @@ for (const backend of backends) {
     await t.step("an idle guest leaves the host alone", async () => {
       // The shell's own work is over.
       await pause(1);
-      const before = cpuSeconds();
-      const from = seconds();
-      await pause(10);
-      const share = (cpuSeconds() - before) / (seconds() - from);
-      assert.ok(share < 0.02, `an idle guest uses ${(share * 100).toFixed(1)} % of a core`);
+      const use = async () => {
+        const before = cpuSeconds();
+        const from = seconds();
+        await pause(10);
+        return (cpuSeconds() - before) / (seconds() - from);
+      };
+      // V8 goes on compiling for a while in the background: on a busy machine that is later over.
+      const shares: number[] = [];
+      do shares.push(await use()); while (shares.at(-1)! >= 0.02 && shares.length < 3);
+      const words = shares.map((share) => `${(share * 100).toFixed(1)} %`).join(", ");
+      assert.ok(shares.at(-1)! < 0.02, `an idle guest uses ${words} of a core`);
     });
 
     await t.step("timers are on time", async () => {
