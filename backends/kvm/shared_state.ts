@@ -158,8 +158,7 @@ export class SharedState extends PartitionState {
       );
       const bytes = new Uint8Array(page);
       // Already 1: a signal was sent with it, and the vCPU has not come back from KVM_RUN since.
-      if (bytes[KvmStruct.kvm_run.immediate_exit] === 0) {
-        bytes[KvmStruct.kvm_run.immediate_exit] = 1;
+      if (Atomics.exchange(bytes, KvmStruct.kvm_run.immediate_exit, 1) === 0) {
         libc().tgkill(Deno.pid, threadId, KICK_SIGNAL);
       }
     }

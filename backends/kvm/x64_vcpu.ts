@@ -270,10 +270,13 @@ export class KvmX64Vcpu implements Vcpu {
 
   /**
    * A kick after this sets the flag anew, and the next KVM_RUN returns at once; one before it is answered by this exit.
-   * While the partition closes the flag stays, and every later run() returns.
+   * Whoever kicks and sees the flag set does no more: so what he did before, be it an interrupt request or to close the
+   * partition, must not be looked for before the flag is seen to be 0, which takes more than a plain store. While the
+   * partition closes the flag stays set, and every later run() returns.
    */
   private consumeKick(): void {
-    this.bytes[IMMEDIATE_EXIT] = this.partition.shared.closing ? 1 : 0;
+    Atomics.store(this.bytes, IMMEDIATE_EXIT, 0);
+    if (this.partition.shared.closing) this.bytes[IMMEDIATE_EXIT] = 1;
   }
 
   private leaveForMsr(reason: ExitReason): ExitReason {
