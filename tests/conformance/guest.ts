@@ -153,6 +153,9 @@ function startWorker(): Worker {
   return new Worker(new URL("./vcpu_worker.ts", import.meta.url), { type: "module" });
 }
 
+/** What a run is asked when nothing is. */
+const NO_RUN: RunRequest = { kind: "run", state: null, answers: [], msrFault: false, enter: false, wantState: false };
+
 /** One vCPU, as the suite drives it. */
 export class GuestVcpu {
   /** See {@link Shared}. */
@@ -190,12 +193,8 @@ export class GuestVcpu {
 
   private async request(request: Partial<RunRequest>): Promise<RunResult> {
     const response = await this.ask({
-      kind: "run",
-      state: null,
-      answers: [],
-      msrFault: false,
+      ...NO_RUN,
       enter: true,
-      wantState: false,
       ...Object.fromEntries(Object.entries(request).filter(([, value]) => value !== undefined)),
     });
     return (response as { result: RunResult }).result;
@@ -236,12 +235,10 @@ export class GuestVcpu {
 
   private ask(request: Request): Promise<Response> {
     const answer = new Promise<Response>((resolve, reject) => {
-      const timer = setTimeout(() => {
+      const timer = setTimeout(async () => {
         this.hung = true;
-        reject(new Error(`the vCPU's Worker did not come back from '${request.kind}'`));
-        // Out of the guest, so that the process can end.
-        Atomics.store(this.words, Shared.STOP, 1);
-        this.interrupt(this.index);
+        const words = `the vCPU's Worker did not come back from '${request.kind}' in ${TIMEOUT / 1000} s`;
+        reject(new Error(`${words}; ${await this.whereItHung()}`));
       }, TIMEOUT);
       this.worker.onerror = (event) => {
         event.preventDefault();
@@ -258,6 +255,32 @@ export class GuestVcpu {
     this.busy = answer;
     this.worker.postMessage(request);
     return answer;
+  }
+
+  /** Takes a hung vCPU out of the guest, so that the process can end, and says where it was. */
+  private async whereItHung(): Promise<string> {
+    const next = () =>
+      new Promise<Response | null>((resolve) => {
+        const timer = setTimeout(() => resolve(null), 2000);
+        this.worker.onmessage = ({ data }: MessageEvent<Response>) => {
+          clearTimeout(timer);
+          resolve(data);
+        };
+      });
+    const out = next();
+    Atomics.store(this.words, Shared.STOP, 1);
+    this.interrupt(this.index);
+    const ended = await out;
+    if (ended === null) return "a kick did not bring it back either";
+    if (!("result" in ended)) return "a kick brought it back";
+    const told = next();
+    this.worker.postMessage({ ...NO_RUN, wantState: true } satisfies RunRequest);
+    const state = await told;
+    if (!state || !("result" in state) || !state.result.state) return `a kick brought it back: ${ended.result.end}`;
+    const view = new DataView(state.result.state);
+    const hex = (offset: number) => "0x" + view.getBigUint64(offset, true).toString(16);
+    return `a kick brought it back: ${ended.result.end} at RIP ${hex(X64.RIP)}, RFLAGS ${hex(X64.RFLAGS)}, activity ` +
+      `${view.getUint32(X64.ACTIVITY, true)}, ${Atomics.load(this.words, Shared.PROGRESS)} steps of progress`;
   }
 }
 
