@@ -40,6 +40,15 @@ export async function withGuest<T>(
   }
 }
 
+/** Whether this Linux itself runs on QEMU's software CPU, as in the lab. */
+export function runsOnTcg(): boolean {
+  try {
+    return /QEMU TCG/.test(Deno.readTextFileSync("/proc/cpuinfo"));
+  } catch {
+    return false;
+  }
+}
+
 export const MODES: readonly Mode[] = [16, 32, 64];
 
 /** Little-endian bytes. */

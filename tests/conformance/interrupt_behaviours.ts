@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { X64 } from "../../core/x64_state.ts";
 import { type Assembler, at } from "./assembler.ts";
-import { type Behaviour, Skip, withGuest } from "./behaviour.ts";
+import { type Behaviour, runsOnTcg, Skip, withGuest } from "./behaviour.ts";
 import { type Guest, Layout, startState } from "./guest.ts";
 import { PROGRESS_PORT, Shared } from "./protocol.ts";
 
@@ -10,6 +10,8 @@ const LOCAL_APIC = 0xfee0_0000;
 const IO_APIC = 0xfec0_0000;
 const { DATA } = Layout;
 const KICKS = 1000;
+/** target/i386/tcg/sysemu/svm_helper.c, helper_vmrun: int_state, which an exit saves, is not loaded. */
+const SHADOWLESS = "QEMU's emulated SVM forgets STI's shadow when it is left in it";
 
 /** Stores a 32-bit value at an address above 2 GiB; uses rbx. */
 function store(code: Assembler, address: number, value: number): Assembler {
@@ -30,10 +32,15 @@ function route(code: Assembler, line: number, vector: number, level: boolean): v
   store(code, IO_APIC + 0x10, 0);
 }
 
-/** An interrupt handler: `body`, end of interrupt, return. */
+/**
+ * An interrupt handler: `body`, end of interrupt, return. One that was called between STI and HLT, which no CPU may do,
+ * steps over the HLT: nothing would wake it. QEMU's emulated SVM does it (see {@link SHADOWLESS}).
+ */
 function handler(guest: Guest, code: Assembler, vector: number, body: (code: Assembler) => void): void {
   guest.setVector(vector, code.here);
-  code.push("rax").push("rbx");
+  const returnAddress = at({ base: "rsp", displacement: 16, size: 8 });
+  code.push("rax").push("rbx").mov("rbx", returnAddress).arithmetic("cmp", at({ base: "rbx", size: 1 }), 0xf4);
+  code.jcc("ne", `called-${vector}`).unary("inc", returnAddress).label(`called-${vector}`);
   body(code);
   store(code, LOCAL_APIC + 0xb0, 0);
   code.pop("rbx").pop("rax").iret();
@@ -112,6 +119,41 @@ export const interruptBehaviours: Behaviour[] = [
         await new Promise((resolve) => setTimeout(resolve, 100));
         guest.view.setUint8(DATA, 1);
         assert.equal((await running).end, "done");
+      }),
+  },
+  {
+    name: "an interrupt that waits is taken after the instruction that follows STI",
+    skip: ({ hypervisor }) => hypervisor.name !== "soft" && runsOnTcg() ? SHADOWLESS : null,
+    run: (subject) =>
+      withGuest(subject, async (guest) => {
+        const times = 100;
+        // Where the handler was called from: once in every round after OUT, which leaves the guest, once after HLT.
+        const after: number[] = [];
+        guest.load(64, (code) => {
+          enableApic(code);
+          code.mov("ecx", times).label("next");
+          for (const what of ["out", "hlt"]) {
+            // ICR (SDM vol. 3, 11.6.1): fixed, to itself. The read behind it waits until it has arrived.
+            code.cli();
+            store(code, LOCAL_APIC + 0x300, 0x4_4071);
+            code.mov("eax", at({ base: "rbx", size: 4 })).sti();
+            if (what === "out") code.out(PROGRESS_PORT, "al");
+            else code.hlt();
+            after.push(code.here);
+            code.nop();
+          }
+          code.unary("dec", "ecx").jcc("ne", "next").jmp("end");
+          handler(guest, code, 0x71, (code) => {
+            code.mov("rax", at({ base: "rsp", displacement: 16, size: 8 }));
+            for (const [i, address] of after.entries()) {
+              code.arithmetic("cmp", "rax", address).jcc("ne", `not-${i}`);
+              code.unary("inc", at({ displacement: DATA + 4 * i, size: 4 })).label(`not-${i}`);
+            }
+          });
+          code.label("end");
+        });
+        assert.equal((await (await guest.vcpu()).run({ state: startState(64) })).end, "done");
+        assert.deepEqual(after.map((_, i) => guest.view.getUint32(DATA + 4 * i, true)), [times, times]);
       }),
   },
   {

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { X64 } from "../../core/x64_state.ts";
 import { type Assembler, at } from "./assembler.ts";
-import { type Behaviour, hexOf, MODES, Skip, withGuest } from "./behaviour.ts";
+import { type Behaviour, hexOf, MODES, runsOnTcg, Skip, withGuest } from "./behaviour.ts";
 import { type Guest, Layout, startState } from "./guest.ts";
 
 const { DATA } = Layout;
@@ -18,15 +18,6 @@ function otherMsr(state: ArrayBuffer, index: number): bigint | undefined {
   for (let i = 0; i < view.getUint32(X64.OTHER_MSR_COUNT, true); i++) {
     const at = X64.OTHER_MSRS + i * 16;
     if (view.getUint32(at, true) === index) return view.getBigUint64(at + 8, true);
-  }
-}
-
-/** Whether this Linux itself runs on QEMU's software CPU, as in the lab. */
-function runsOnTcg(): boolean {
-  try {
-    return /QEMU TCG/.test(Deno.readTextFileSync("/proc/cpuinfo"));
-  } catch {
-    return false;
   }
 }
 
