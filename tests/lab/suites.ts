@@ -1,7 +1,9 @@
 /** What runs in the lab: each suite boots a lab of its own, so that none leans on what another left. */
 import { debianDisk } from "../guests/debian_disk.ts";
-import { demoDisk } from "../guests/demo_disk.ts";
+import { demoDisk, initrd } from "../guests/demo_disk.ts";
+import { MODULES } from "../guests/generic_kernel.ts";
 import { copyDisk } from "../guests/image.ts";
+import { debianKernel } from "../guests/kernel.ts";
 import { proveWritten } from "../guests/session.ts";
 import { readTally, type Tally } from "../tally.ts";
 import { fileURLToPath } from "node:url";
@@ -118,6 +120,34 @@ export const suites: readonly Suite[] = [
     args: "--cpus 2 --memory 256M",
   }),
   boot("hv boots the Debian disk", debianDisk, 400, { long: true, memory: "2G", args: "--memory 512M" }),
+  {
+    name: "Debian's generic kernel, kvm-amd with nested paging",
+    long: true,
+    run: async () => {
+      const folder = await Deno.makeTempDir({ prefix: `hv-lab-${Deno.pid}-generic-` });
+      try {
+        const kernel = await debianKernel("generic");
+        await copyDisk(await debianDisk(), `${folder}/disk.img`);
+        const files = [
+          { path: "lab/generic/kernel", data: await Deno.readFile(kernel.vmlinuz) },
+          { path: "lab/generic/initrd", data: await initrd(kernel, MODULES) },
+        ];
+        {
+          await using machine = await lab({ files, memory: "2G", disks: [`${folder}/disk.img`], echo: true });
+          const script = "deno run -A --no-check tests/guests/generic_kernel.ts kvm";
+          const { code, output } = await machine.run(
+            `${script} /lab/generic/kernel /lab/generic/initrd /dev/vda && sync`,
+            900,
+          );
+          if (code !== 0) return readTally(output, code);
+        }
+        await proveWritten(`${folder}/disk.img`);
+        return readTally("", 0);
+      } finally {
+        await Deno.remove(folder, { recursive: true });
+      }
+    },
+  },
   {
     name: "conformance, the WHPX backend over its shim and kvm-amd",
     long: true,
