@@ -7,7 +7,9 @@ import {
   type Vcpu,
   type VcpuFailure,
 } from "../../core/hypervisor.ts";
-import { GPR_NAMES, SEGMENT_NAMES, X64, X64_STATE_BYTES } from "../../core/x64_state.ts";
+import { X64, X64_STATE_BYTES } from "../../core/x64_state.ts";
+import { failureRegisters } from "../x64/failure_registers.ts";
+import { sleepHalted, startedState } from "../x64/local_apic_events.ts";
 import { C, check, Errno, errno, Kvm, KvmStruct, libc, systemError } from "./abi.ts";
 import type { KvmPartition } from "./partition.ts";
 import { forget, handleKicks, viewOf } from "./shared_state.ts";
@@ -45,8 +47,6 @@ const OPEN_EXITS: ReadonlySet<number> = new Set([
 const MAX_PIECES = 1024;
 /** What an internal step returns when there is nothing for the machine to answer. */
 const AGAIN = -1;
-/** Longest sleep, in milliseconds, of a halted vCPU without KVM's APIC before it looks whether it was kicked. */
-const HALT_SLICE = 5;
 
 /** A vCPU on the thread that made it. */
 export class KvmX64Vcpu implements Vcpu {
@@ -161,26 +161,10 @@ export class KvmX64Vcpu implements Vcpu {
 
   failure(): VcpuFailure {
     const state = new ArrayBuffer(X64_STATE_BYTES);
-    const registers: Record<string, string> = {};
+    let registers: Record<string, string> = {};
     try {
       this.getState(state);
-      const view = new DataView(state);
-      const u64 = (offset: number) => view.getBigUint64(offset, true).toString(16);
-      GPR_NAMES.forEach((name, i) => registers[name] = u64(X64.GPR + i * 8));
-      const others = {
-        rip: X64.RIP,
-        rflags: X64.RFLAGS,
-        cr0: X64.CR0,
-        cr2: X64.CR2,
-        cr3: X64.CR3,
-        cr4: X64.CR4,
-        efer: X64.EFER,
-      };
-      for (const [name, offset] of Object.entries(others)) registers[name] = u64(offset);
-      SEGMENT_NAMES.forEach((name, i) => {
-        const at = X64.SEGMENTS + i * 16;
-        registers[name] = `${view.getUint16(at + 12, true).toString(16)}@${u64(at)}`;
-      });
+      registers = failureRegisters(state);
     } catch {
       // A machine that is gone has no registers; the reason still stands.
     }
@@ -395,7 +379,7 @@ export class KvmX64Vcpu implements Vcpu {
           this.consumeKick();
           return Exit.INTERRUPTED;
         }
-        if (this.sleep(controller)) this.halted = false;
+        if (sleepHalted(controller)) this.halted = false;
         continue;
       }
       if (controller.poll() && bytes[RUN.ready_for_interrupt_injection] !== 0) {
@@ -418,15 +402,6 @@ export class KvmX64Vcpu implements Vcpu {
     }
   }
 
-  /** Sleeps until something was sent to this CPU, its timer is due, or a slice has passed; true when it has work. */
-  private sleep(controller: LocalInterruptController): boolean {
-    const seen = Atomics.load(controller.doorbell, 0);
-    if (controller.poll()) return true;
-    const timer = controller.timeUntilTimer();
-    Atomics.wait(controller.doorbell, 0, seen, timer < 0 ? HALT_SLICE : Math.min(timer, HALT_SLICE));
-    return controller.poll();
-  }
-
   private takeEvents(controller: LocalInterruptController): void {
     if (!controller.poll()) return;
     const events = controller.takeEvents();
@@ -436,13 +411,7 @@ export class KvmX64Vcpu implements Vcpu {
       this.halted = false;
     }
     if (events & ApicEvent.STARTUP && this.waitsForStartup) {
-      // SDM vol. 3, 9.4.2: CS:IP = vector * 100h : 0.
-      const state = this.powerOn!.slice(0);
-      const view = new DataView(state);
-      const codeSegment = X64.SEGMENTS + 16;
-      view.setBigUint64(codeSegment, BigInt(controller.startupVector << 12), true);
-      view.setUint16(codeSegment + 12, controller.startupVector << 8, true);
-      view.setBigUint64(X64.RIP, 0n, true);
+      const state = startedState(this.powerOn!, controller.startupVector);
       this.mover.set(state);
       this.waitsForStartup = false;
     }

@@ -11,7 +11,9 @@ import {
   type Vcpu,
   type VcpuFailure,
 } from "../../core/hypervisor.ts";
-import { GPR_NAMES, SEGMENT_NAMES, X64, X64_STATE_BYTES } from "../../core/x64_state.ts";
+import { X64, X64_STATE_BYTES } from "../../core/x64_state.ts";
+import { failureRegisters } from "../x64/failure_registers.ts";
+import { sleepHalted, startedState } from "../x64/local_apic_events.ts";
 import { MmioInstruction, Step } from "../x64/mmio_instruction.ts";
 import {
   Access,
@@ -77,8 +79,6 @@ const DATA_BYTES = 4096;
 const MAX_INSTRUCTION = 15;
 /** What an internal step returns when there is nothing for the machine to answer. */
 const AGAIN = -1;
-/** Longest sleep, in milliseconds, of a halted vCPU without the platform's APIC before it looks whether it was kicked. */
-const HALT_SLICE = 5;
 
 /** What the exit that the machine answers leaves to be done. */
 const Pending = { NOTHING: 0, PORT_READ: 1, STRING_READ: 2, MSR_READ: 3, MSR_WRITE: 4, INSTRUCTION: 5 } as const;
@@ -261,26 +261,10 @@ export class WhpxVcpu implements Vcpu {
 
   failure(): VcpuFailure {
     const state = new ArrayBuffer(X64_STATE_BYTES);
-    const registers: Record<string, string> = {};
+    let registers: Record<string, string> = {};
     try {
       this.mover.get(state);
-      const view = new DataView(state);
-      const u64 = (offset: number) => view.getBigUint64(offset, true).toString(16);
-      GPR_NAMES.forEach((name, i) => registers[name] = u64(X64.GPR + i * 8));
-      const others = {
-        rip: X64.RIP,
-        rflags: X64.RFLAGS,
-        cr0: X64.CR0,
-        cr2: X64.CR2,
-        cr3: X64.CR3,
-        cr4: X64.CR4,
-        efer: X64.EFER,
-      };
-      for (const [name, offset] of Object.entries(others)) registers[name] = u64(offset);
-      SEGMENT_NAMES.forEach((name, i) => {
-        const at = X64.SEGMENTS + i * 16;
-        registers[name] = `${view.getUint16(at + 12, true).toString(16)}@${u64(at)}`;
-      });
+      registers = failureRegisters(state);
     } catch {
       // A partition that is gone has no registers; the reason still stands.
     }
@@ -812,7 +796,7 @@ export class WhpxVcpu implements Vcpu {
       this.takeEvents(controller);
       if (this.halted || this.waitsForStartup) {
         if (this.takeKick()) return Exit.INTERRUPTED;
-        if (this.sleep(controller)) this.halted = false;
+        if (sleepHalted(controller)) this.halted = false;
         continue;
       }
       if (this.ready && controller.poll()) {
@@ -868,15 +852,6 @@ export class WhpxVcpu implements Vcpu {
     this.taskPriority = view.getUint8(X64.CR8) & 15;
   }
 
-  /** Sleeps until something was sent to this CPU, its timer is due, or a slice has passed; true when it has work. */
-  private sleep(controller: LocalInterruptController): boolean {
-    const seen = Atomics.load(controller.doorbell, 0);
-    if (controller.poll()) return true;
-    const timer = controller.timeUntilTimer();
-    Atomics.wait(controller.doorbell, 0, seen, timer < 0 ? HALT_SLICE : Math.min(timer, HALT_SLICE));
-    return controller.poll();
-  }
-
   private takeEvents(controller: LocalInterruptController): void {
     if (!controller.poll()) return;
     const events = controller.takeEvents();
@@ -887,13 +862,7 @@ export class WhpxVcpu implements Vcpu {
       this.halted = false;
     }
     if (events & ApicEvent.STARTUP && this.waitsForStartup) {
-      // SDM vol. 3, 9.4.2: CS:IP = vector * 100h : 0.
-      const state = this.powerOn!.slice(0);
-      const view = new DataView(state);
-      const codeSegment = X64.SEGMENTS + 16;
-      view.setBigUint64(codeSegment, BigInt(controller.startupVector << 12), true);
-      view.setUint16(codeSegment + 12, controller.startupVector << 8, true);
-      view.setBigUint64(X64.RIP, 0n, true);
+      const state = startedState(this.powerOn!, controller.startupVector);
       this.mover.set(state);
       this.loadReadiness(state);
       this.waitsForStartup = false;
