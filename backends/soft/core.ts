@@ -1,5 +1,6 @@
 /** The generated code of one vCPU: the core module, handlers made when first needed, and the cache of decoded blocks. */
 import "./isa/all.ts";
+import { BlockIndex, keyUpper } from "./block_index.ts";
 import { defineExternal } from "./cpu/external.ts";
 import { defineInterrupts } from "./cpu/interrupts.ts";
 import { defineMmu } from "./cpu/mmu.ts";
@@ -62,16 +63,6 @@ export interface Shadow {
   readonly sandbox: (address: number) => number;
 }
 
-interface CachedBlock {
-  address: number;
-  /** Address of its set of the block table. */
-  set: number;
-  ops: number;
-  /** The block's key: what is above bit 52, and the address. */
-  mode: number;
-  physical: number;
-}
-
 /** Code and caches of one vCPU. */
 export class Core implements HandlerSource {
   readonly exports: Exports;
@@ -90,10 +81,9 @@ export class Core implements HandlerSource {
   private nextHandler = 0;
   private readonly assembler: BlockAssembler;
   private nextBlock: number;
-  /** Blocks by physical address and mode, also those that another one pushed out of the table. */
-  private readonly known = new Map<number, Map<number, CachedBlock>>();
-  /** Blocks by page of RAM. */
-  private readonly blocksOf = new Map<number, CachedBlock[]>();
+  private readonly known: BlockIndex;
+  /** Addresses of blocks by page of RAM. */
+  private readonly blocksOf = new Map<number, number[]>();
   private readonly staleHandler: number;
   /** Null when it is switched off. */
   readonly jit: RegionJit | null;
@@ -115,6 +105,7 @@ export class Core implements HandlerSource {
     this.target = { layout, base: this.base };
     this.table = new WebAssembly.Table({ element: "anyfunc", initial: 4096 });
     this.assembler = new BlockAssembler(this.view, this);
+    this.known = new BlockIndex(this.view);
     this.nextBlock = this.base + CpuArea.BLOCKS;
     setMemory64(layout.memory64);
 
@@ -207,13 +198,9 @@ export class Core implements HandlerSource {
    * @returns false when there is no RAM to fetch from
    */
   decode(physical: number, key: bigint, second: () => number): "done" | "fault" | "not RAM" {
-    const mode = Number(key >> 52n);
-    let known = this.known.get(mode);
-    if (known === undefined) this.known.set(mode, known = new Map());
-    // The low word alone is a small integer to V8; what lies 4 GiB apart is told apart by the block.
-    const found = known.get(physical | 0);
-    if (found !== undefined && found.physical === physical) {
-      this.enter(found, key);
+    const known = this.blockAt(physical, Number(key >> 52n));
+    if (known !== 0) {
+      this.enter(known, this.setAt(physical | 0), key);
       return "done";
     }
     const host = this.hostOf(physical);
@@ -241,26 +228,25 @@ export class Core implements HandlerSource {
     }
     this.flushHandlers();
     const { view } = this;
-    view.setInt32(address + Block.INSTRUCTIONS, made.instructions, true);
+    view.setUint16(address + Block.INSTRUCTIONS, made.instructions, true);
+    view.setUint16(address + Block.MICRO_OPS, made.ops, true);
     const compilable = this.jit !== null && secondPage < 0 && !(key & KEY_SINGLE);
     view.setInt32(address + Block.HEAT, compilable ? this.threshold : NEVER, true);
     view.setBigUint64(address + Block.KEY, key, true);
     view.setUint32(address + Block.LINK, 1, true);
     view.setInt32(address + Block.CROSSING, secondPage < 0 ? 0 : 1, true);
     if (secondPage >= 0) view.setBigInt64(address + Block.SECOND_PAGE, BigInt(secondPage), true);
-    const set = this.base + CpuArea.BLOCK_TABLE + setOf(physical | 0);
-    const block = { address, set, ops: made.ops, mode, physical };
-    this.enter(block, key);
-    this.remember(page, block);
+    this.enter(address, this.setAt(physical | 0), key);
+    this.remember(page, address);
     // What a crossing block depends on is looked at each time it is decoded anew.
-    if (secondPage >= 0) this.remember(this.pageOf(this.hostOf(secondPage)), block);
-    else known.set(physical | 0, block);
+    if (secondPage >= 0) this.remember(this.pageOf(this.hostOf(secondPage)), address);
+    else this.known.add(address);
     this.nextBlock = (address + Block.OPS + made.ops * Op.BYTES + 7) & ~7;
     return "done";
   }
 
   /** Puts a block into the table that the loop looks into. */
-  private enter({ address, set }: CachedBlock, key: bigint): void {
+  private enter(address: number, set: number, key: bigint): void {
     const { view, bytes } = this;
     // It becomes the first of its set, and takes the first free place or that of its own key; without one, the last
     // block of the set goes to the other set of the pair, if that has room.
@@ -276,6 +262,11 @@ export class Core implements HandlerSource {
     view.setUint32(set + 8, address, true);
   }
 
+  /** Address of the set for a physical address. */
+  private setAt(physicalLow: number): number {
+    return this.base + CpuArea.BLOCK_TABLE + setOf(physicalLow);
+  }
+
   /** The place of a set that a key has, or the first free one, or -1. */
   private placeIn(set: number, key: bigint): number {
     const { view } = this;
@@ -285,7 +276,7 @@ export class Core implements HandlerSource {
     return -1;
   }
 
-  private remember(page: number, block: CachedBlock): void {
+  private remember(page: number, block: number): void {
     const list = this.blocksOf.get(page);
     if (list) list.push(block);
     else this.blocksOf.set(page, [block]);
@@ -330,18 +321,23 @@ export class Core implements HandlerSource {
     const blocks = this.blocksOf.get(page);
     if (!blocks) return;
     this.blocksOf.delete(page);
-    for (const { address, set, ops, mode, physical } of blocks) {
-      this.known.get(mode)?.delete(physical | 0);
-      this.view.setBigUint64(address + Block.KEY, 0n, true);
+    const { view } = this;
+    for (const address of blocks) {
+      // One that crosses into another page that was dropped before.
+      if (view.getBigUint64(address + Block.KEY, true) === 0n) continue;
+      const set = this.setAt(view.getInt32(address + Block.KEY, true));
+      this.known.remove(address);
+      view.setBigUint64(address + Block.KEY, 0n, true);
       for (const half of [set, otherSet(set)]) {
         for (let place = half; place < half + BlockTable.SET; place += BlockTable.ENTRY) {
-          if (this.view.getUint32(place + 8, true) !== address) continue;
-          this.view.setBigUint64(place, 0n, true);
-          this.view.setUint32(place + 8, 0, true);
+          if (view.getUint32(place + 8, true) !== address) continue;
+          view.setBigUint64(place, 0n, true);
+          view.setUint32(place + 8, 0, true);
         }
       }
+      const ops = view.getUint16(address + Block.MICRO_OPS, true);
       for (let i = 0; i < ops; i++) {
-        this.view.setUint16(address + Block.OPS + i * Op.BYTES + Op.HANDLER, this.staleHandler, true);
+        view.setUint16(address + Block.OPS + i * Op.BYTES + Op.HANDLER, this.staleHandler, true);
       }
     }
   }
@@ -349,10 +345,9 @@ export class Core implements HandlerSource {
   /** Forgets all blocks. Not while one is running. */
   dropAll(): void {
     this.jit?.dropAll();
-    for (const blocks of this.blocksOf.values()) {
-      for (const { set } of blocks) {
-        for (const half of [set, otherSet(set)]) this.bytes.fill(0, half, half + BlockTable.SET);
-      }
+    if (this.blocksOf.size > 0) {
+      const table = this.base + CpuArea.BLOCK_TABLE;
+      this.bytes.fill(0, table, table + BlockTable.BYTES);
     }
     this.blocksOf.clear();
     this.known.clear();
@@ -400,8 +395,7 @@ export class Core implements HandlerSource {
 
   /** Address of the decoded block, or 0. */
   private blockAt(physical: number, mode: number): number {
-    const block = this.known.get(mode)?.get(physical | 0);
-    return block !== undefined && block.physical === physical ? block.address : 0;
+    return this.known.find(physical | 0, keyUpper(physical, mode));
   }
 
   /** Address in the memory of a guest physical address, or -1. */

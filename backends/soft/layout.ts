@@ -214,7 +214,8 @@ export const BlockTable = { SETS: 131072, WAYS: 4, ENTRY: 16, SET: 64, CODE: 32,
 export const Block = {
   /** i64: physical page that a block with CROSSING ends in; other blocks lack it. */
   SECOND_PAGE: -8,
-  INSTRUCTIONS: 0, // i32
+  INSTRUCTIONS: 0, // u16
+  MICRO_OPS: 2, // u16
   /** i32: runs left until it is worth compiling. */
   HEAT: 4,
   /** i64: its key; 0 when the block is forgotten. */

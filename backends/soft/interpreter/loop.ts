@@ -153,7 +153,7 @@ export function defineLoop(module: Module, target: Target, inline: InlineHandler
             });
             f.set(interpret, 0);
           });
-          f.set(budget, budget.sub(block.i32(Block.INSTRUCTIONS)));
+          f.set(budget, budget.sub(block.u16(Block.INSTRUCTIONS)));
           f.loop((next: Label) => {
             const links: LoopLinks = {
               lookup,
