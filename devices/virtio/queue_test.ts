@@ -260,8 +260,17 @@ const HOSTILE_PACKED: typeof HOSTILE = {
       m.memory.view.setUint16(flagsOf(q, i), Descriptor.NEXT | 0x80, true);
     }
   },
-  "an indirect descriptor inside a chain": (m, q) =>
-    m.memory.view.setUint16(flagsOf(q, 1), Descriptor.INDIRECT | 0x80, true),
+  "an indirect descriptor inside a chain": (m, q, status) => {
+    // All else is right about it: a table with the one entry that would complete the chain.
+    const { view } = m.memory;
+    const table = m.allocate(16);
+    view.setBigUint64(table, BigInt(status), true);
+    view.setUint32(table + 8, 1, true);
+    view.setUint16(table + 14, Descriptor.WRITE, true);
+    view.setBigUint64(q.descriptors + 16, BigInt(table), true);
+    view.setUint32(q.descriptors + 16 + 8, 16, true);
+    view.setUint16(flagsOf(q, 1), Descriptor.INDIRECT | 0x80, true);
+  },
 };
 
 function flagsOf(queue: DriverQueue, index: number): number {
@@ -273,6 +282,22 @@ function makeIndirect(machine: TestMachine, queue: DriverQueue, table: number, l
   const keep = machine.memory.view.getUint16(flagsOf(queue, 0), true) & 0x8080;
   machine.memory.view.setUint16(flagsOf(queue, 0), Descriptor.INDIRECT | keep, true);
 }
+
+Deno.test("virtqueue packed: a descriptor that is marked used is no offer", () => {
+  const { machine, block, disk, driver } = blockMachine();
+  driver.start("packed", 16, 1, [9]);
+  const queue = driver.queues[0];
+  flush(machine, queue);
+  const flags = machine.memory.view.getUint16(flagsOf(queue, 0), true);
+  // 2.8.1: available when AVAIL is the wrap counter and USED is not.
+  machine.memory.view.setUint16(flagsOf(queue, 0), flags | 0x8000, true);
+  service(block);
+  assert.equal(disk.flushes, 0);
+  assert.equal(driver.status & Status.NEEDS_RESET, 0);
+  machine.memory.view.setUint16(flagsOf(queue, 0), flags, true);
+  service(block);
+  assert.equal(disk.flushes, 1);
+});
 
 for (const layout of ["split", "packed"] as const) {
   const cases = { ...HOSTILE, ...(layout === "split" ? HOSTILE_SPLIT : HOSTILE_PACKED) };
