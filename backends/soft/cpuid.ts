@@ -1,10 +1,10 @@
 /** What CPUID says: exactly what the instruction table has. */
 
 import { TSC_FREQUENCY } from "../../core/clock.ts";
+import { HYPERVISOR_LEAVES } from "../x64/hypervisor_leaves.ts";
 
 const VENDOR = "GenuineIntel";
 const BRAND = "hv software CPU (x86-64-v2)";
-const SIGNATURE = "hv soft CPU ";
 
 function word(text: string, at: number): number {
   let value = 0;
@@ -72,7 +72,10 @@ export function cpuid(leaf: number, subleaf: number, context: CpuidContext, out:
     case 0x16:
       return set(TSC_FREQUENCY / 1_000_000, TSC_FREQUENCY / 1_000_000, 100, 0);
     case 0x4000_0000:
-      return set(0x4000_0000, word(SIGNATURE, 0), word(SIGNATURE, 4), word(SIGNATURE, 8));
+    case 0x4000_0001: {
+      const { eax, ebx, ecx, edx } = HYPERVISOR_LEAVES[leaf & 1];
+      return set(eax, ebx, ecx, edx);
+    }
     case 0x8000_0000:
       return set(0x8000_0008 | 0, 0, 0, 0);
     case 0x8000_0001:

@@ -327,6 +327,16 @@ Deno.test("soft: every feature bit of CPUID is accounted for", () => {
   }
 });
 
+Deno.test("soft: CPUID shows KVM's interface without a feature, so that no kernel tests the timer or asks for a clock", () => {
+  cpuid(0x4000_0000, 0, { index: 0, cpus: 1, osxsave: false, x2apic: true }, answer);
+  assert.equal(answer[0], 0x4000_0001);
+  assert.equal(new TextDecoder().decode(new Uint8Array(answer.buffer, 4)), "KVMKVMKVM\0\0\0");
+  for (const leaf of [0x4000_0001, 0x4000_0002, 0x4000_0100]) {
+    cpuid(leaf, 0, { index: 0, cpus: 1, osxsave: false, x2apic: true }, answer);
+    assert.deepEqual([...answer], [0, 0, 0, 0], leaf.toString(16));
+  }
+});
+
 const RAM = 1 << 21;
 const PML4 = 0x1000, PDPT = 0x2000, DIRECTORY = 0x3000, GDT = 0x4000, IDT = 0x5000, HANDLERS = 0x6000, COUNT = 0x7000;
 /** The handler of #UD that goes on with the next instruction. */

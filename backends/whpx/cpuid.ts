@@ -1,25 +1,24 @@
-/**
- * What the guest is told of its hypervisor: that there is one, and nothing it would have to speak Hyper-V's language
- * with. A guest that saw Microsoft's signature would ask for hypercall pages and reference clocks that WHPX serves only
- * in part; without it, stock kernels take the TSC, HPET and PIT of a plain PC.
- */
+/** CPUID over WHPX: what the platform says, but for the hypervisor's leaves and what depends on the local APIC. */
+import { HYPERVISOR_LEAVES } from "../x64/hypervisor_leaves.ts";
 import { Struct } from "./abi.ts";
 
 const RESULT = Struct.WHV_X64_CPUID_RESULT;
-/** First leaf of hypervisors (Microsoft Hypervisor Top Level Functional Specification, 2.4). */
-const HYPERVISOR_LEAF = 0x4000_0000;
-/** Twelve letters for EBX, ECX, EDX, as KVMKVMKVM and VMwareVMware have. */
-const SIGNATURE = "hv.on.deno.x";
 
-/** WHV_X64_CPUID_RESULT[]: answers of ours, in place of the platform's. */
+/**
+ * WHV_X64_CPUID_RESULT[]: answers of ours, in place of the platform's. A guest that saw Microsoft's signature would ask
+ * for hypercall pages and reference clocks that WHPX serves only in part.
+ */
 export function cpuidResults(): Uint8Array<ArrayBuffer> {
-  const entry = new DataView(new ArrayBuffer(RESULT.sizeof));
-  const letters = new TextEncoder().encode(SIGNATURE);
-  entry.setUint32(RESULT.Function, HYPERVISOR_LEAF, true);
-  // The highest hypervisor leaf is this one.
-  entry.setUint32(RESULT.Eax, HYPERVISOR_LEAF, true);
-  new Uint8Array(entry.buffer).set(letters, RESULT.Ebx);
-  return new Uint8Array(entry.buffer);
+  const results = new DataView(new ArrayBuffer(HYPERVISOR_LEAVES.length * RESULT.sizeof));
+  HYPERVISOR_LEAVES.forEach(({ leaf, eax, ebx, ecx, edx }, i) => {
+    const at = i * RESULT.sizeof;
+    results.setUint32(at + RESULT.Function, leaf, true);
+    results.setUint32(at + RESULT.Eax, eax, true);
+    results.setUint32(at + RESULT.Ebx, ebx, true);
+    results.setUint32(at + RESULT.Ecx, ecx, true);
+    results.setUint32(at + RESULT.Edx, edx, true);
+  });
+  return new Uint8Array(results.buffer);
 }
 
 /** Leaf 1, which tells of the local APIC (SDM vol. 2, CPUID, tables 3-10 and 3-11). */

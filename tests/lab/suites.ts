@@ -162,22 +162,20 @@ export const suites: readonly Suite[] = [
     long: true,
     whpx: true,
     file: true,
-    // Linux gives the 8254 some 60 ms for its first five interrupts, and panics: in the lab that is too little for a timer
-    // of ours, which is a Worker beside the vCPU on an emulated processor.
-    args: "--memory 256M --append no_timer_check",
+    args: "--memory 256M",
   }),
   boot("hv boots the demo disk with 2 processors, the WHPX backend over its shim and kvm-amd", demoDisk, 300, {
     long: true,
     cpus: 2,
     whpx: true,
     file: true,
-    args: "--cpus 2 --memory 256M --append no_timer_check",
+    args: "--cpus 2 --memory 256M",
   }),
   boot("hv boots the Debian disk, the WHPX backend over its shim and kvm-amd", debianDisk, 500, {
     long: true,
     whpx: true,
     memory: "2G",
-    args: "--memory 512M --append no_timer_check",
+    args: "--memory 512M",
   }),
   { name: "20 kills while the guest writes", long: true, run: () => writerInLab("kills", 900) },
   { name: "a host that runs out of space", long: true, run: () => writerInLab("full", 400) },

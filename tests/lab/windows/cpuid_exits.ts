@@ -58,9 +58,11 @@ export async function cpuidExits(expect: Expect): Promise<void> {
     const [, , ecx] = await cpuid(guest, 64, 1);
     expect("the platform's local APIC is an x2APIC", ecx & ECX_X2APIC, ECX_X2APIC);
     const [highest, ...letters] = await cpuid(guest, 64, 0x4000_0000);
-    expect("the highest hypervisor leaf", highest, 0x4000_0000);
+    expect("the highest hypervisor leaf", highest, 0x4000_0001);
     const signature = new TextDecoder().decode(new Uint8Array(Int32Array.from(letters).buffer));
-    expect(`its signature, ${signature}`, Number(signature === "hv.on.deno.x"), 1);
+    expect(`its signature, ${signature}`, Number(signature === "KVMKVMKVM\0\0\0"), 1);
+    const features = await cpuid(guest, 64, 0x4000_0001);
+    expect("no feature, no hint", features.reduce((all, value) => all | value, 0), 0);
     for (const [name, index] of Object.entries(HYPERV_MSRS)) {
       const { log } = await guest.run(64, (code) => {
         code.lidt({ displacement: DATA }).mov("ecx", index).rdmsr().jmp("end");
