@@ -71,9 +71,8 @@ export const storeSlow = declare("store_slow", [Type.i64, Type.i32, Type.i64], n
 /** Reads 16 bytes: the address where they stand; may set FAULT. */
 export const load128Slow = declare("load128_slow", [Type.i64], "pointer");
 export const store128Slow = declare("store128_slow", [Type.i64, Type.v128], null);
-/** Takes the lock of locked accesses that no host instruction can do; and gives it back. */
-export const splitLock = declare("split_lock", [], null);
-export const splitUnlock = declare("split_unlock", [], null);
+/** Sets FAULT unless the other vCPUs are stopped: what comes behind it is done with them stopped. */
+export const needAlone = declare("need_alone", [], null);
 /** Makes the #GP of a stack access whose address is not canonical #SS. */
 export const stackFault = declare("stack_fault", [], null);
 /** Sets FAULT to an exception: (vector, error or -1). */
@@ -219,18 +218,12 @@ export abstract class Emitter {
     }, () => {
       this.enterSlowPath();
       f.set(place, place.sub(place));
-      if (locked) f.do(splitLock);
+      // What no atomic of the host's can do; while data breakpoints are armed, nothing is in the TLB.
+      if (locked) this.aloneIf(address.i32().and(bytes - 1).or(f.s32(State.WATCH)));
       f.set(old, f.call64(loadForWriteSlow, address, bytes).sx(bits));
-      if (locked) {
-        f.if(f.s32(State.FAULT), () => f.do(splitUnlock));
-        this.faultIf(f.s32(State.FAULT));
-        // The first touch of a page filled the TLB: from here on it is as atomic as other CPUs' accesses to it, which
-        // do not ask for the lock.
-        f.if(aligned, () => {
-          f.do(splitUnlock);
-          f.set(place, pointerOf(address).add(entry.pointer(Tlb.WRITE + Tlb.ADDEND)));
-        });
-      } else this.faultIf(f.s32(State.FAULT));
+      this.faultIf(f.s32(State.FAULT));
+      // The first touch of a page filled the TLB.
+      if (locked) f.if(aligned, () => f.set(place, pointerOf(address).add(entry.pointer(Tlb.WRITE + Tlb.ADDEND))));
     });
     const update = (retry: Label | null) => {
       if (retry) f.if(place.eqz().eqz(), () => f.set(old, place.atomicLoad(bits).sx(bits)));
@@ -238,7 +231,6 @@ export abstract class Emitter {
       f.if(place.eqz(), () => {
         this.enterSlowPath();
         f.do(storeSlow, address, bytes, value);
-        if (locked) f.do(splitUnlock);
         this.faultIf(f.s32(State.FAULT));
       }, () => {
         if (retry) {
@@ -249,6 +241,14 @@ export abstract class Emitter {
     };
     if (locked) f.loop((again) => update(again));
     else update(null);
+  }
+
+  /** The instruction goes on from here with the other vCPUs stopped, when the condition is not 0. */
+  aloneIf(condition: I32): void {
+    const { f } = this;
+    if (f.target.layout.cpus === 1) return;
+    f.if(condition, () => f.do(needAlone));
+    this.faultIf(f.s32(State.FAULT));
   }
 
   // Memory.

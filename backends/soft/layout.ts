@@ -8,8 +8,8 @@
 /** Fields of the shared control page at address {@link SHARED}. */
 export const SHARED = 64;
 export const Shared = {
-  /** i32: lock of misaligned locked accesses and CMPXCHG16B; 0 free, 1 held. */
-  SPLIT_LOCK: SHARED,
+  /** i32: index + 1 of the vCPU that runs alone (mailbox.ts), or 0. */
+  ALONE: SHARED,
   /** u32: number of {@link Shared.REGIONS}. */
   REGION_COUNT: SHARED + 4,
   /** i32: raised whenever the regions change. */
@@ -183,6 +183,8 @@ export const State = {
   SPEC_CTRL: 3888,
   /** i32: 1 while memory is that of the sandbox: see jit/lockstep.ts. */
   SANDBOX: 3896,
+  /** i32: 1 while the other vCPUs are stopped. */
+  ALONE: 3900,
   BYTES: 4096,
 } as const;
 

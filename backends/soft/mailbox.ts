@@ -1,6 +1,6 @@
 /**
  * What vCPUs and the machine ask of each other, in words at the front of the shared memory: leave `run()`, forget which
- * pages may be stored to, forget decoded code.
+ * pages may be stored to, forget decoded code, stand still.
  */
 import { type Layout, Shared, State } from "./layout.ts";
 
@@ -21,6 +21,12 @@ const RING_RESERVED = RING_HEAD + 2;
 const RING = RING_HEAD + 16;
 const RING_SIZE = 4096;
 
+const ALONE = Shared.ALONE >> 2;
+/** Looks at a word before the thread sleeps on it: being alone takes less time than to sleep and to be woken. */
+const SPINS = 2000;
+/** Milliseconds that a thread sleeps at most before it looks whether the partition is still open. */
+const LOOK_AROUND = 20;
+
 export class Mailbox {
   private readonly words: Int32Array;
 
@@ -38,10 +44,62 @@ export class Mailbox {
 
   /** The vCPU begins to run guest code: what was asked while it did not is served before. */
   enter(index: number): void {
-    if (this.layout.cpus > 1) Atomics.store(this.words, this.at(index, RUNNING), 1);
+    if (this.layout.cpus === 1) return;
+    const { words } = this;
+    const running = this.at(index, RUNNING);
+    for (;;) {
+      Atomics.store(words, running, 1);
+      // One of the two sees the other's store.
+      const alone = Atomics.load(words, ALONE);
+      if (alone === 0 || Atomics.load(words, CLOSED) !== 0) return;
+      this.leave(index);
+      for (let i = 0; i < SPINS && Atomics.load(words, ALONE) === alone; i++);
+      Atomics.wait(words, ALONE, alone, LOOK_AROUND);
+    }
   }
   leave(index: number): void {
-    if (this.layout.cpus > 1) Atomics.store(this.words, this.at(index, RUNNING), 0);
+    if (this.layout.cpus === 1) return;
+    const { words } = this;
+    Atomics.store(words, this.at(index, RUNNING), 0);
+    if (Atomics.load(words, ALONE) !== 0) Atomics.notify(words, this.at(index, RUNNING));
+  }
+
+  /**
+   * Stops the other vCPUs between two instructions, until {@link endAlone}; those that are not running do not begin to.
+   * Not while the vCPU itself is in the middle of an instruction: others may come first.
+   */
+  beginAlone(index: number): void {
+    const { words } = this;
+    while (Atomics.compareExchange(words, ALONE, 0, index + 1) !== 0) {
+      if (Atomics.load(words, CLOSED) !== 0) return;
+      this.letAlone(index);
+    }
+    for (let other = 0; other < this.layout.cpus; other++) {
+      if (other !== index) Atomics.or(words, this.attention(other), 4);
+    }
+    for (let other = 0; other < this.layout.cpus; other++) {
+      if (other === index) continue;
+      const running = this.at(other, RUNNING);
+      for (let i = 0; i < SPINS && Atomics.load(words, running) !== 0; i++);
+      while (Atomics.load(words, running) !== 0 && Atomics.load(words, CLOSED) === 0) {
+        Atomics.wait(words, running, 1, LOOK_AROUND);
+      }
+    }
+  }
+  endAlone(index: number): void {
+    const { words } = this;
+    // Not ours where the partition was closed meanwhile.
+    if (Atomics.compareExchange(words, ALONE, index + 1, 0) === index + 1) Atomics.notify(words, ALONE);
+  }
+  /** Whether another vCPU wants to be alone. */
+  aloneAsked(index: number): boolean {
+    const alone = Atomics.load(this.words, ALONE);
+    return alone !== 0 && alone !== index + 1;
+  }
+  /** Stands still while another vCPU is alone. */
+  letAlone(index: number): void {
+    this.leave(index);
+    this.enter(index);
   }
 
   /** Makes the vCPU leave `run()`. */
@@ -74,6 +132,7 @@ export class Mailbox {
     // The first read is atomic, so that none comes before ATTENTION was cleared.
     return Atomics.load(words, this.at(index, INTERRUPT)) !== 0 ||
       this.flushAsked(index) ||
+      this.aloneAsked(index) ||
       words[RING_HEAD] !== words[this.at(index, SEEN_WRITTEN)];
   }
 

@@ -133,10 +133,13 @@ export class SoftVcpu implements Vcpu {
   run(): ExitReason {
     const { mailbox, index } = this;
     mailbox.enter(index);
-    let reason = this.finishPending();
-    if (reason < 0) reason = this.runUntilExit();
-    mailbox.leave(index);
-    return reason as ExitReason;
+    try {
+      let reason = this.finishPending();
+      if (reason < 0) reason = this.runUntilExit();
+      return reason as ExitReason;
+    } finally {
+      mailbox.leave(index);
+    }
   }
 
   /** Completes the last exit: its instruction runs again, alone, with the answer in the log. -1 when it is complete. */
@@ -158,8 +161,22 @@ export class SoftVcpu implements Vcpu {
     return this.stepping ? this.debugExit() : -1;
   }
 
-  /** Runs one instruction, or delivers its exception, whatever asks for attention meanwhile. */
+  /** Runs one instruction, or delivers its exception, whatever asks for attention meanwhile; alone where it asks to. */
   private step(): number {
+    const left = this.stepOnce();
+    if (left !== Leave.ALONE) return left;
+    const { state, mailbox, index } = this;
+    mailbox.beginAlone(index);
+    state.setInt32(State.ALONE, 1, true);
+    try {
+      return this.stepOnce();
+    } finally {
+      state.setInt32(State.ALONE, 0, true);
+      mailbox.endAlone(index);
+    }
+  }
+
+  private stepOnce(): number {
     const { state, words } = this;
     for (;;) {
       this.serveMailbox();
@@ -215,7 +232,10 @@ export class SoftVcpu implements Vcpu {
       const left = core.exports.run(this.budget);
       if (left === Leave.DECODE) this.decode(state.getBigUint64(State.MODE_KEY, true));
       else if (left === Leave.HOT) core.hot();
-      else if (left > Leave.ATTENTION) {
+      else if (left === Leave.ALONE) {
+        const reason = this.runSlowly();
+        if (reason >= 0) return reason;
+      } else if (left > Leave.ATTENTION) {
         const reason = this.exitOf(left);
         if (left === Leave.EXTERNAL) this.finishPort();
         if (reason >= 0) return reason;
@@ -526,6 +546,7 @@ export class SoftVcpu implements Vcpu {
   /** Does what other vCPUs asked for. */
   private serveMailbox(): void {
     const { mailbox, index, core } = this;
+    if (mailbox.aloneAsked(index)) mailbox.letAlone(index);
     if (mailbox.flushAsked(index)) {
       core.flushWrites();
       mailbox.acknowledgeFlush(index);

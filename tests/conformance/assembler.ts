@@ -168,6 +168,10 @@ export class Assembler {
   lockCmpxchg(to: Memory, from: string): this {
     return this.bytes(0xf0).operation([0x0f, 0xb0], to, from);
   }
+  /** LOCK CMPXCHG8B or, of 16 bytes, CMPXCHG16B: compares with rDX:rAX, exchanges for rCX:rBX. */
+  lockCmpxchgPair(to: Memory, size: 8 | 16): this {
+    return this.bytes(0xf0).encode([0x0f, 0xc7], 1, to, size === 16 ? 8 : 4);
+  }
   /** LOCK before the next instruction. */
   lock(): this {
     return this.bytes(0xf0);

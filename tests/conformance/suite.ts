@@ -1,6 +1,7 @@
 /** The conformance suite: what every backend does, by name. It defines the contract of `core/hypervisor.ts`. */
 import type { Hypervisor } from "../../core/hypervisor.ts";
 import { type Behaviour, Skip, type Subject } from "./behaviour.ts";
+import { atomicBehaviours } from "./atomic_behaviours.ts";
 import { interruptBehaviours } from "./interrupt_behaviours.ts";
 import { memoryBehaviours } from "./memory_behaviours.ts";
 import { mmioBehaviours } from "./mmio_behaviours.ts";
@@ -13,6 +14,7 @@ export const BEHAVIOURS: readonly Behaviour[] = [
   ...memoryBehaviours,
   ...stateBehaviours,
   ...interruptBehaviours,
+  ...atomicBehaviours,
 ];
 
 const LOADERS: Record<string, () => Promise<Hypervisor>> = {

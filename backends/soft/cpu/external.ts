@@ -27,6 +27,8 @@ export const Leave = {
   HOT: 7,
   /** The instruction is done; an MSR or CPUID wants JavaScript's answer. */
   PAUSE: 8,
+  /** The instruction, which has done nothing yet, wants the other vCPUs to be stopped. */
+  ALONE: 9,
 } as const;
 
 /** Kinds of logged accesses. */

@@ -5,9 +5,8 @@ import {
   load128Slow,
   loadForWriteSlow,
   loadSlow,
+  needAlone,
   raise,
-  splitLock,
-  splitUnlock,
   stackFault,
   store128Slow,
   storeSlow,
@@ -20,7 +19,7 @@ import { KEY_LIMITED, KEY_LONG } from "../mode_key.ts";
 import { isMemory64, type Pointer, pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
 import { type I32, i32, type I64, i64, select, splat, Type } from "../wasm/values.ts";
-import { externalRead, externalWrite, noteBreakpoints } from "./external.ts";
+import { externalRead, externalWrite, Leave, noteBreakpoints } from "./external.ts";
 
 /** What an access wants. */
 export const Access = {
@@ -616,12 +615,12 @@ export function defineMmu(module: Module, target: Target): void {
     f.do(storeSlow, address.add(8), 8, value.i64(1));
   });
 
-  define(splitLock, (f) => {
-    f.loop((again) => {
-      f.brIf(again, pointer(0).compareExchange32(0, 1, Shared.SPLIT_LOCK));
+  define(needAlone, (f) => {
+    f.if(f.s32(State.ALONE).eqz(), () => {
+      f.set32(State.FAULT, Fault.EXIT);
+      f.set32(State.EXIT, Leave.ALONE);
     });
   });
-  define(splitUnlock, (f) => f.atomicStore32(pointer(0), 0, Shared.SPLIT_LOCK));
 }
 
 /** A segment's field. */

@@ -18,8 +18,6 @@ import {
   Fault,
   loadForWriteSlow as loadForWrite,
   raise,
-  splitLock,
-  splitUnlock,
   storeSlow as storeSlowly,
   Vector,
 } from "../emitter.ts";
@@ -489,29 +487,36 @@ const random: Emit = (e) => {
 op("rdrand", "NP 0F C7 /6 mod3", "Ev", random, system);
 op("rdrand", "66 0F C7 /6 mod3", "Ev", random, system);
 
+// CMPXCHG8B, and with REX.W CMPXCHG16B: rows of their own would need the operand size to choose.
 op("cmpxchg16b", "0F C7 /1 modm", "Mdq", (e) => {
   const { f } = e;
-  // 8 bytes without REX.W: its own row would need the operand size to choose.
-  const wide = e.bits === 64;
   const address = e.address(0);
-  if (wide) e.raiseIf(address.i32().has(15), Vector.GP, 0);
-  const half = wide ? 64 : 32;
-  f.do(splitLock);
-  const unlocked = () => {
-    f.if(f.s32(State.FAULT), () => f.do(splitUnlock));
+  const low = f.i64();
+  const high = f.i64();
+  const equal = f.i32();
+  if (e.bits === 64) {
+    e.raiseIf(address.i32().has(15), Vector.GP, 0);
+    if (e.locked) e.aloneIf(i32(1));
+    const upper = f.i64(address.add(8));
+    f.set(high, f.call64(loadForWrite, upper, 8));
     e.faultIf(f.s32(State.FAULT));
-  };
-  const upper = f.i64(address.add(half >> 3));
-  const high = f.i64(f.call64(loadForWrite, upper, half >> 3));
-  unlocked();
-  const low = f.i64(f.call64(loadForWrite, address, half >> 3));
-  unlocked();
-  const equal = f.i32(low.eq(e.reg(Reg.AX).zx(half)).and(high.eq(e.reg(Reg.DX).zx(half))));
-  f.do(storeSlowly, address, half >> 3, select(equal, e.reg(Reg.BX), low));
-  unlocked();
-  f.do(storeSlowly, upper, half >> 3, select(equal, e.reg(Reg.CX), high));
-  unlocked();
-  f.do(splitUnlock);
+    f.set(low, f.call64(loadForWrite, address, 8));
+    e.faultIf(f.s32(State.FAULT));
+    f.set(equal, low.eq(e.reg(Reg.AX)).and(high.eq(e.reg(Reg.DX))));
+    f.do(storeSlowly, address, 8, select(equal, e.reg(Reg.BX), low));
+    e.faultIf(f.s32(State.FAULT));
+    f.do(storeSlowly, upper, 8, select(equal, e.reg(Reg.CX), high));
+    e.faultIf(f.s32(State.FAULT));
+  } else {
+    const joined = (upper: number, lower: number) => f.i64(e.reg(upper).shl(32).or(e.reg(lower).zx(32)));
+    const expected = joined(Reg.DX, Reg.AX);
+    const replacement = joined(Reg.CX, Reg.BX);
+    let found!: I64;
+    e.modifyMemory(address, 64, (old) => select((found = old).eq(expected), replacement, old), e.locked);
+    f.set(low, found.zx(32));
+    f.set(high, found.shrU(32));
+    f.set(equal, found.eq(expected));
+  }
   f.if(equal.eqz(), () => {
     e.setReg(Reg.AX, low);
     e.setReg(Reg.DX, high);
