@@ -218,8 +218,8 @@ for (
   });
 }
 
-Deno.test("page faults in the middle of a region are restarted", () => {
-  // rsi walks out of the mapped gigabyte; the handler sends it back, and counts in r15
+/** A loop over `body`, which touches memory at rsi, up to the end of what is mapped; then its handler sends rsi back. */
+function walkIntoUnmapped(what: string, start: number, body: (code: Assembler) => void): void {
   const handler = 0x3000;
   for (const rig of [interpreter, compiler]) {
     rig.setVector(14, handler);
@@ -229,16 +229,38 @@ Deno.test("page faults in the middle of a region are restarted", () => {
     rig.bytes.set(code, handler);
   }
   const code = assemble(Place.CODE, (c) => {
-    c.mov("rsi", 0x3fff_f000).mov("rcx", 4000).mov("r15", 0).label("again")
-      .arithmetic("add", "rax", "rcx").arithmetic("add", at({ base: "rsp", displacement: -8 }), "rax")
-      .arithmetic("add", "rax", at({ base: "rsi" })).arithmetic("add", "rsi", 8)
-      .unary("dec", "rcx").jcc("ne", "again").out(DONE_PORT, "al").hlt();
+    c.mov("rsi", start).mov("rcx", 4000).mov("r15", 0).label("again");
+    body(c);
+    c.arithmetic("add", "rsi", 8).unary("dec", "rcx").jcc("ne", "again").out(DONE_PORT, "al").hlt();
   });
   for (const rig of [interpreter, compiler]) {
     // The last mapped page, without RAM behind it, becomes one of the data's.
     rig.view.setBigUint64(Place.TABLES + 0x2000 + 511 * 8, BigInt(Place.DATA & ~0x1f_ffff) | 0xe3n, true);
     rig.vcpu.core.exports.flush_tlb();
   }
-  compare(code, 7, "walk into unmapped memory");
+  compare(code, 7, what);
   assert.equal(compiler.field(15 * 8).getBigUint64(0, true), 1n);
-});
+  for (const rig of [interpreter, compiler]) {
+    assert.equal(rig.field(State.CR2).getBigUint64(0, true), 0x4000_0000n, "CR2 is the first byte that is not mapped");
+  }
+}
+
+Deno.test("page faults in the middle of a region are restarted", () =>
+  walkIntoUnmapped(
+    "walk into unmapped memory",
+    0x3fff_f000,
+    (c) =>
+      c.arithmetic("add", "rax", "rcx").arithmetic("add", at({ base: "rsp", displacement: -8 }), "rax")
+        .arithmetic("add", "rax", at({ base: "rsi" })),
+  ));
+
+for (
+  const [what, store] of [
+    // mov [rsi], rax; movdqu [rsi], xmm0
+    ["8", [0x48, 0x89, 0x06]],
+    ["16", [0xf3, 0x0f, 0x7f, 0x06]],
+  ] as [string, number[]][]
+) {
+  Deno.test(`a store of ${what} bytes into an unmapped page from the one before faults at that page's start`, () =>
+    walkIntoUnmapped(`stores of ${what} bytes`, 0x3fff_f004, (c) => c.bytes(...store)));
+}

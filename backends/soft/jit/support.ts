@@ -86,7 +86,7 @@ export function defineRegionSupport(module: Module, target: Target): void {
     refuseWrap(f, address, bytes.i64u());
     refuseCode(f, address);
     const last = f.i64(address.add(bytes.i64u()).sub(1));
-    f.if(address.xor(last).shrU(12).ne(0), () => refuseCode(f, last));
+    f.if(address.xor(last).shrU(12).ne(0), () => refuseCode(f, last.and(-4096)));
     f.do(storeSlow, address, bytes, f.parameter64(2));
   });
   defineCpuFunction(module, target, regionStore128, (f) => {
@@ -94,7 +94,7 @@ export function defineRegionSupport(module: Module, target: Target): void {
     refuseWrap(f, address, i64(16));
     refuseCode(f, address);
     const last = f.i64(address.add(15));
-    f.if(address.xor(last).shrU(12).ne(0), () => refuseCode(f, last));
+    f.if(address.xor(last).shrU(12).ne(0), () => refuseCode(f, last.and(-4096)));
     f.do(store128Slow, address, f.parameterV128(1));
   });
   defineCpuFunction(module, target, flagResult, (f) => {
