@@ -26,6 +26,7 @@ import {
   CpuArea,
   InstructionTlb,
   type Layout,
+  type Memories,
   Op,
   PageAttribute,
   Seg,
@@ -70,6 +71,8 @@ export class Core implements HandlerSource {
   private readonly base: number;
   private readonly view: DataView;
   private readonly bytes: Uint8Array;
+  /** The memory that guest RAM lies in. */
+  private readonly ram: Uint8Array;
   private readonly state: DataView;
   private readonly words: Int32Array;
   private readonly table: WebAssembly.Table;
@@ -94,11 +97,13 @@ export class Core implements HandlerSource {
   onCodePage: (page: number) => void = () => {};
   onCodeWritten: (page: number) => void = () => {};
 
-  constructor(memory: WebAssembly.Memory, layout: Layout, index: number, imports: Imports, shadow?: Shadow) {
+  constructor(memories: Memories, layout: Layout, index: number, imports: Imports, shadow?: Shadow) {
+    const memory = memories.own;
     this.layout = layout;
     this.base = layout.cpuBase(index);
     this.view = new DataView(memory.buffer);
     this.bytes = new Uint8Array(memory.buffer);
+    this.ram = new Uint8Array(memories.ram.buffer);
     this.state = new DataView(memory.buffer, this.base, State.BYTES);
     this.words = new Int32Array(memory.buffer);
     this.pages = Math.ceil(layout.total / 65536);
@@ -107,7 +112,7 @@ export class Core implements HandlerSource {
     this.assembler = new BlockAssembler(this.view, this);
     this.known = new BlockIndex(this.view);
     this.nextBlock = this.base + CpuArea.BLOCKS;
-    setMemory64(layout.memory64);
+    this.setMemory();
 
     const module = new Module();
     const { target } = this;
@@ -124,6 +129,7 @@ export class Core implements HandlerSource {
     defineLoop(module, target, this.inlineHandlers());
     this.linkage = {
       memory,
+      ram: memories.ram,
       table: this.table,
       ...imports as unknown as Record<string, WebAssembly.ExportValue>,
       ...transcendentalImport(() => this.state),
@@ -138,12 +144,16 @@ export class Core implements HandlerSource {
     const threshold = shadow ? -1 : this.view.getInt32(Shared.JIT_THRESHOLD, true);
     this.threshold = threshold > 0 ? threshold : DEFAULT_THRESHOLD;
     this.jit = threshold < 0 ? null : this.makeJit();
-    if (layout.sandbox && this.jit !== null) this.lockstep = new Lockstep(this, memory, layout, index);
+    if (layout.sandbox && this.jit !== null) this.lockstep = new Lockstep(this, memories, layout, index);
+  }
+
+  private setMemory(): void {
+    setMemory64(this.layout.memory64, this.layout.separateRam > 0);
   }
 
   private instantiate(module: Module): WebAssembly.Instance {
-    setMemory64(this.layout.memory64);
-    const compiled = new WebAssembly.Module(module.build(this.pages));
+    this.setMemory();
+    const compiled = new WebAssembly.Module(module.build(this.pages, this.layout.separateRam / 65536));
     return new WebAssembly.Instance(compiled, { m: this.linkage });
   }
 
@@ -184,7 +194,7 @@ export class Core implements HandlerSource {
     if (this.wanted.length === 0) return;
     const wanted = this.wanted;
     this.wanted = [];
-    setMemory64(this.layout.memory64);
+    this.setMemory();
     const module = new Module();
     for (const { key, emit } of wanted) defineHandler(module, this.target, key, emit);
     const { exports } = this.instantiate(module);
@@ -210,7 +220,7 @@ export class Core implements HandlerSource {
     if (this.nextBlock + 65536 > this.base + CpuArea.BLOCKS + CpuArea.BLOCKS_BYTES) this.dropAll();
     // Room for SECOND_PAGE.
     const address = this.nextBlock - Block.SECOND_PAGE;
-    const code = this.bytes.subarray(host, host + pageBytes);
+    const code = this.ram.subarray(host, host + pageBytes);
     // HAS_CODE comes first: what is stored after the bytes were read must be noticed.
     const page = this.markCode(host);
     let made = this.assembler.assemble(address + Block.OPS, code, pageBytes, key, limit);
@@ -222,7 +232,7 @@ export class Core implements HandlerSource {
       if (secondHost < 0) return "not RAM";
       const joined = new Uint8Array(pageBytes + 16);
       joined.set(code);
-      joined.set(this.bytes.subarray(secondHost, secondHost + 16), pageBytes);
+      joined.set(this.ram.subarray(secondHost, secondHost + 16), pageBytes);
       this.markCode(secondHost);
       made = this.assembler.assemble(address + Block.OPS, joined, pageBytes, key, 1)!;
     }
@@ -359,7 +369,7 @@ export class Core implements HandlerSource {
     return new RegionJit({
       target: this.target,
       table: this.table,
-      bytes: this.bytes,
+      ram: this.ram,
       view: this.view,
       instantiate: (module) => this.instantiate(module),
       link: (exports) => void Object.assign(this.linkage, exports),
@@ -415,7 +425,7 @@ export class Core implements HandlerSource {
   /** A copy of up to 15 bytes of RAM at a guest physical address, within its page. */
   codeBytes(physical: number): Uint8Array {
     const host = this.hostOf(physical);
-    return host < 0 ? new Uint8Array(0) : this.bytes.slice(host, host + Math.min(15, 4096 - (physical & 4095)));
+    return host < 0 ? new Uint8Array(0) : this.ram.slice(host, host + Math.min(15, 4096 - (physical & 4095)));
   }
 
   /** How many handlers there are, for statistics. */

@@ -207,13 +207,13 @@ export abstract class Emitter {
   modifyMemory(address: Local<I64>, bits: number, change: (old: Local<I64>) => I64, locked: boolean): void {
     const { f } = this;
     const bytes = bits >> 3;
-    const place = f.pointer();
+    const place = f.pointer(undefined, true);
     const entry = f.pointer(this.tlbSlot(address));
     const old = f.i64();
     const fits = entry.i64(Tlb.WRITE).eq(address.add(bytes - 1).and(-4096));
     const aligned = locked && bytes > 1 ? fits.and(address.i32().and(bytes - 1).eqz()) : fits;
     f.if(aligned, () => {
-      f.set(place, pointerOf(address).add(entry.pointer(Tlb.WRITE + Tlb.ADDEND)));
+      f.set(place, this.placeOf(address, entry, Tlb.WRITE));
       if (!locked) f.set(old, place.signed(bits));
     }, () => {
       this.enterSlowPath();
@@ -223,7 +223,7 @@ export abstract class Emitter {
       f.set(old, f.call64(loadForWriteSlow, address, bytes).sx(bits));
       this.faultIf(f.s32(State.FAULT));
       // The first touch of a page filled the TLB.
-      if (locked) f.if(aligned, () => f.set(place, pointerOf(address).add(entry.pointer(Tlb.WRITE + Tlb.ADDEND))));
+      if (locked) f.if(aligned, () => f.set(place, this.placeOf(address, entry, Tlb.WRITE)));
     });
     const update = (retry: Label | null) => {
       if (retry) f.if(place.eqz().eqz(), () => f.set(old, place.atomicLoad(bits).sx(bits)));
@@ -258,6 +258,11 @@ export abstract class Emitter {
     return pointerOf(address.shrU(12 - 4).and((Tlb.ENTRIES - 1) << 4)).add(this.tlb());
   }
 
+  /** The address in RAM of a linear address that an entry's side ({@link Tlb.TAG}, {@link Tlb.WRITE}) is for. */
+  placeOf(address: I64, entry: Pointer, side: number): Pointer {
+    return pointerOf(address).add(entry.pointer(side + Tlb.ADDEND)).inRam();
+  }
+
   /** Leaves the instruction when the condition (FAULT, usually) is not 0. */
   faultIf(set: I32): void {
     this.f.brIf(this.faultLabel, set);
@@ -278,7 +283,7 @@ export abstract class Emitter {
     const entry = f.pointer(this.tlbSlot(address));
     const page = bytes === 1 ? address.and(-4096) : address.add(bytes - 1).and(-4096);
     f.if(entry.i64(Tlb.TAG).eq(page), () => {
-      const place = pointerOf(address).add(entry.pointer(Tlb.ADDEND));
+      const place = this.placeOf(address, entry, Tlb.TAG);
       f.set(value, unsigned ? place.unsigned(bits) : place.signed(bits));
     }, () => {
       this.enterSlowPath();
@@ -305,7 +310,7 @@ export abstract class Emitter {
     const page = bytes === 1 ? address.and(-4096) : address.add(bytes - 1).and(-4096);
     const stored = f.i64(value);
     f.if(entry.i64(Tlb.WRITE).eq(page), () => {
-      f.storeBits(bits, pointerOf(address).add(entry.pointer(Tlb.WRITE + Tlb.ADDEND)), stored);
+      f.storeBits(bits, this.placeOf(address, entry, Tlb.WRITE), stored);
     }, () => {
       this.enterSlowPath();
       f.do(storeSlow, address, bytes, stored);
@@ -320,7 +325,7 @@ export abstract class Emitter {
     const value = f.v128();
     const entry = f.pointer(this.tlbSlot(address));
     f.if(entry.i64(Tlb.TAG).eq(address.add(15).and(-4096)), () => {
-      f.set(value, pointerOf(address).add(entry.pointer(Tlb.ADDEND)).v128());
+      f.set(value, this.placeOf(address, entry, Tlb.TAG).v128());
     }, () => {
       this.enterSlowPath();
       f.set(value, f.callPointer(load128Slow, address).v128());
@@ -335,7 +340,7 @@ export abstract class Emitter {
     const entry = f.pointer(this.tlbSlot(address));
     const stored = f.v128(value);
     f.if(entry.i64(Tlb.WRITE).eq(address.add(15).and(-4096)), () => {
-      f.storeV128(pointerOf(address).add(entry.pointer(Tlb.WRITE + Tlb.ADDEND)), stored);
+      f.storeV128(this.placeOf(address, entry, Tlb.WRITE), stored);
     }, () => {
       this.enterSlowPath();
       f.do(store128Slow, address, stored);

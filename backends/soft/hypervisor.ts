@@ -1,12 +1,11 @@
 /** The software CPU as a backend: it runs everywhere. */
 import type { Hypervisor, Partition, PartitionConfig, PartitionHandle, Support } from "../../core/hypervisor.ts";
 import { PHYSICAL_BITS } from "./cpu/mmu.ts";
+import { MAXIMUM_MEMORY, type Memories } from "./layout.ts";
 import { SoftPartition } from "./partition.ts";
 
 /** Most vCPUs in a partition. */
 const MAXIMUM_CPUS = 8;
-/** Most RAM: 16 GiB less our own state, which V8 grants a 64-bit memory. */
-const MAXIMUM_MEMORY = 15 * 2 ** 30;
 
 export const soft: Hypervisor = {
   name: "soft",
@@ -29,11 +28,11 @@ export const soft: Hypervisor = {
       throw new Error(`the software CPU runs x86_64 guests, not ${config.architecture}`);
     }
     if (config.cpus > MAXIMUM_CPUS) throw new RangeError(`the software CPU has at most ${MAXIMUM_CPUS} vCPUs`);
-    if (config.memory > MAXIMUM_MEMORY) throw new RangeError("the software CPU's guests have at most 15 GiB of memory");
+    if (config.memory > MAXIMUM_MEMORY) throw new RangeError("the software CPU's guests have at most 16 GiB of memory");
     return new SoftPartition(config);
   },
 
   attachPartition(handle: PartitionHandle): Partition {
-    return new SoftPartition(handle.config, handle.memory as WebAssembly.Memory);
+    return new SoftPartition(handle.config, handle.memories as Memories);
   },
 };

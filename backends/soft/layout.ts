@@ -1,6 +1,6 @@
 /**
  * Where everything lies in the one shared memory: control words, physical page attributes, a block per vCPU (state,
- * TLBs, decoded blocks), then guest RAM. Offsets in bytes.
+ * TLBs, decoded blocks), then guest RAM, unless that is so large that it needs a memory of its own. Offsets in bytes.
  *
  * The base of a vCPU's block is a constant in its generated code: a load of a register is one host instruction.
  */
@@ -279,28 +279,51 @@ export interface Layout {
   pageHashes: number;
   cpuBase: (index: number) => number;
   ramBase: number;
+  /** Bytes of the memory. */
   total: number;
   memory64: boolean;
+  /** Bytes of the memory that guest RAM has to itself, or 0: it lies in the one memory. */
+  separateRam: number;
   /** Where regions are run for comparison, or 0: see test_mode.ts. */
   sandbox: number;
 }
 
-/** Computes the layout. */
-export function layoutFor(cpus: number, ram: number): Layout {
+/** The memories of a partition; one and the same where RAM is not separate. */
+export interface Memories {
+  readonly own: WebAssembly.Memory;
+  readonly ram: WebAssembly.Memory;
+}
+
+/** Bytes in whole pages of a WebAssembly.Memory. */
+export function inWasmPages(bytes: number): number {
+  return Math.ceil(bytes / 65536) * 65536;
+}
+
+/** Most bytes of a 64-bit memory (V8: kV8MaxWasmMemory64Pages). */
+export const MAXIMUM_MEMORY = 16 * 2 ** 30;
+
+/**
+ * Computes the layout.
+ * @param limit a memory of more bytes than this is made two: all else, and guest RAM
+ */
+export function layoutFor(cpus: number, ram: number, limit = MAXIMUM_MEMORY): Layout {
   const pageAttributes = 0x10000;
   const pageHashes = (pageAttributes + ram / 4096 + 0xffff) & ~0xffff;
   const first = (pageHashes + (ram / 4096) * 8 + 0xffff) & ~0xffff;
-  const ramBase = first + cpus * CPU_BYTES;
-  const total = ramBase + Math.ceil(ram / 65536) * 65536;
+  const end = first + cpus * CPU_BYTES;
+  const ramBytes = inWasmPages(ram);
+  const separate = end + ramBytes > limit;
+  const total = separate ? end : end + ramBytes;
   return {
     cpus,
     ram,
     pageAttributes,
     pageHashes,
     cpuBase: (index) => first + index * CPU_BYTES,
-    ramBase,
+    ramBase: separate ? 0 : end,
     total,
-    memory64: total > 0xffff_0000,
+    memory64: separate || total > 0xffff_0000,
+    separateRam: separate ? ramBytes : 0,
     sandbox: 0,
   };
 }

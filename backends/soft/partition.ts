@@ -15,7 +15,7 @@ import type {
   WakerHandle,
 } from "../../core/hypervisor.ts";
 import { adviseHugePages, hostAddress } from "./host_memory.ts";
-import { type Layout, layoutFor, PageAttribute, Shared } from "./layout.ts";
+import { inWasmPages, type Layout, layoutFor, type Memories, PageAttribute, Shared } from "./layout.ts";
 import { Mailbox } from "./mailbox.ts";
 import { layoutWithSandbox, testMode, writeTestMode } from "./test_mode.ts";
 import { SoftVcpu } from "./vcpu.ts";
@@ -30,25 +30,29 @@ export class SoftPartition implements Partition {
   readonly dirtyPages: DirtyPages;
   readonly layout: Layout;
   private readonly config: PartitionConfig;
-  private readonly wasmMemory: WebAssembly.Memory;
+  private readonly memories: Memories;
   private readonly view: DataView;
   private readonly mailbox: Mailbox;
   private readonly isMaker: boolean;
 
-  constructor(config: PartitionConfig, memory?: WebAssembly.Memory) {
+  constructor(config: PartitionConfig, memories?: Memories) {
     this.config = config;
-    this.isMaker = memory === undefined;
+    this.isMaker = memories === undefined;
     const ram = Math.ceil(config.memory / 4096) * 4096;
-    const compared = memory ? new DataView(memory.buffer).getInt32(Shared.LOCKSTEP, true) : testMode.lockstep;
-    this.layout = compared ? layoutWithSandbox(config.cpus, ram) : layoutFor(config.cpus, ram);
-    this.wasmMemory = memory ?? makeMemory(this.layout);
-    this.view = new DataView(this.wasmMemory.buffer);
-    if (!memory) {
+    const compared = memories ? new DataView(memories.own.buffer).getInt32(Shared.LOCKSTEP, true) : testMode.lockstep;
+    const separate = memories ? memories.ram.buffer.byteLength === inWasmPages(ram) : testMode.separateRam;
+    this.layout = compared
+      ? layoutWithSandbox(config.cpus, ram)
+      : layoutFor(config.cpus, ram, separate ? 0 : undefined);
+    this.memories = memories ?? makeMemories(this.layout);
+    const memory = this.memories.own;
+    this.view = new DataView(memory.buffer);
+    if (this.isMaker) {
       this.view.setFloat64(Shared.EPOCH, config.epoch ?? monotonicNow(), true);
       writeTestMode(this.view);
     }
-    this.mailbox = new Mailbox(this.wasmMemory, this.layout);
-    const bytes = new Uint8Array(this.wasmMemory.buffer);
+    this.mailbox = new Mailbox(memory, this.layout);
+    const bytes = new Uint8Array(memory.buffer);
     const attributes = this.layout.pageAttributes;
     const ramPage = (region: MemoryRegion) => region.offset / 4096;
     this.dirtyPages = {
@@ -75,11 +79,12 @@ export class SoftPartition implements Partition {
   }
 
   memory(): HostMemory {
+    const { buffer } = this.memories.ram;
     return {
-      buffer: this.wasmMemory.buffer,
+      buffer,
       byteOffset: this.layout.ramBase,
       size: this.layout.ram,
-      address: hostAddress(this.wasmMemory.buffer, this.layout.ramBase),
+      address: hostAddress(buffer, this.layout.ramBase),
     };
   }
 
@@ -120,7 +125,7 @@ export class SoftPartition implements Partition {
 
   unmapMemory(region: MemoryRegion): void {
     const count = this.view.getUint32(Shared.REGION_COUNT, true);
-    const bytes = new Uint8Array(this.wasmMemory.buffer);
+    const bytes = new Uint8Array(this.memories.own.buffer);
     for (let i = 0; i < count; i++) {
       const at = Shared.REGIONS + i * Shared.REGION_BYTES;
       const { guestAddress, size } = this.region(i);
@@ -144,7 +149,7 @@ export class SoftPartition implements Partition {
   }
 
   createVcpu(index: number): Vcpu {
-    return new SoftVcpu(this.wasmMemory, this.layout, index, this.mailbox);
+    return new SoftVcpu(this.memories, this.layout, index, this.mailbox);
   }
 
   interruptVcpu(index: number): void {
@@ -152,7 +157,7 @@ export class SoftPartition implements Partition {
   }
 
   handle(): PartitionHandle {
-    return { backend: "soft", config: this.config, memory: this.wasmMemory };
+    return { backend: "soft", config: this.config, memories: this.memories };
   }
 
   close(): void {
@@ -161,14 +166,19 @@ export class SoftPartition implements Partition {
   }
 }
 
-function makeMemory(layout: Layout): WebAssembly.Memory {
-  const memory = reserveMemory(layout);
+function makeMemories(layout: Layout): Memories {
+  const own = makeMemory(layout, layout.total);
+  return { own, ram: layout.separateRam ? makeMemory(layout, layout.separateRam) : own };
+}
+
+function makeMemory(layout: Layout, bytes: number): WebAssembly.Memory {
+  const memory = reserveMemory(layout, bytes);
   adviseHugePages(memory);
   return memory;
 }
 
-function reserveMemory(layout: Layout): WebAssembly.Memory {
-  const pages = Math.ceil(layout.total / 65536);
+function reserveMemory(layout: Layout, bytes: number): WebAssembly.Memory {
+  const pages = inWasmPages(bytes) / 65536;
   try {
     if (layout.memory64) {
       const descriptor = { initial: BigInt(pages), maximum: BigInt(pages), shared: true, address: "i64" };

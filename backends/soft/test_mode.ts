@@ -14,6 +14,8 @@ export interface TestMode {
   flush: boolean;
   /** Of so many runs of a region one is compared with the interpreter, and the first of each region; 0: none. */
   lockstep: number;
+  /** Guest RAM is a memory of its own, as it is above 15 GiB. */
+  separateRam: boolean;
   /** Of the partition made last. */
   counts: (() => LockstepCounts) | null;
 }
@@ -30,7 +32,14 @@ export interface LockstepCounts {
 }
 
 /** The mode of partitions made from now on. */
-export const testMode: TestMode = { threshold: 0, budget: 0, flush: false, lockstep: 0, counts: null };
+export const testMode: TestMode = {
+  threshold: 0,
+  budget: 0,
+  flush: false,
+  lockstep: 0,
+  separateRam: false,
+  counts: null,
+};
 
 /** Bytes behind guest RAM in which regions are run for comparison. */
 export const SANDBOX_BYTES = 16 << 20;

@@ -18,7 +18,7 @@ import { External, Leave } from "./cpu/external.ts";
 import { Source } from "./cpu/interrupts.ts";
 import { CR4, EFER } from "./cpu/mmu.ts";
 import { Flag, FlagKind } from "./flags.ts";
-import { type Layout, Reg, Seg, Segment, Shared, State } from "./layout.ts";
+import { type Layout, type Memories, Reg, Seg, Segment, Shared, State } from "./layout.ts";
 import type { Mailbox } from "./mailbox.ts";
 import { KEY_LIMITED, KEY_SINGLE } from "./mode_key.ts";
 import { readMsr, SPEC_CTRL, SPEC_CTRL_BITS, writeMsr } from "./msr.ts";
@@ -88,21 +88,22 @@ export class SoftVcpu implements Vcpu {
   private readonly msrValue = new Int32Array(2);
   private readonly cpuidContext: CpuidContext;
 
-  constructor(memory: WebAssembly.Memory, layout: Layout, index: number, mailbox: Mailbox) {
+  constructor(memories: Memories, layout: Layout, index: number, mailbox: Mailbox) {
+    const { buffer } = memories.own;
     this.index = index;
     this.mailbox = mailbox;
     this.cpus = layout.cpus;
     const base = layout.cpuBase(index);
-    this.state = new DataView(memory.buffer, base, State.BYTES);
-    this.words = new Int32Array(memory.buffer, base, State.BYTES / 4);
-    this.bytes = new Uint8Array(memory.buffer, base, State.BYTES);
+    this.state = new DataView(buffer, base, State.BYTES);
+    this.words = new Int32Array(buffer, base, State.BYTES / 4);
+    this.bytes = new Uint8Array(buffer, base, State.BYTES);
     this.view = this.state;
-    const shared = new DataView(memory.buffer);
+    const shared = new DataView(buffer);
     this.clockOrigin = performance.timeOrigin - shared.getFloat64(Shared.EPOCH, true);
     this.budget = shared.getInt32(Shared.BUDGET, true) || BUDGET;
     this.flushing = shared.getInt32(Shared.FLUSH, true) !== 0;
     this.cpuidContext = { index, cpus: layout.cpus, osxsave: false, x2apic: false };
-    this.core = new Core(memory, layout, index, {
+    this.core = new Core(memories, layout, index, {
       cpuid: () => this.cpuid(),
       access_msr: (number, write) => this.accessMsr(number, write),
       clock: () => this.clock(),

@@ -36,6 +36,7 @@ export const BOOT_MODES: readonly BootMode[] = [
     settings: { flush: true, budget: 1 },
     short: { flush: true, budget: 30 },
   },
+  { name: "separate", what: "guest RAM is a memory of its own", settings: { separateRam: true }, short: null },
   {
     name: "lockstep",
     what: "regions are compared with the interpreter",

@@ -159,7 +159,7 @@ export function defineMmu(module: Module, target: Target): void {
 
   // Sets bits of a table entry unless it has changed meanwhile: 1 when done.
   define(setAccessed, (f) => {
-    const place = f.parameterPointer(0);
+    const place = f.parameterPointer(0).inRam();
     const entry = f.parameter64(1);
     const bits = f.parameter64(2);
     f.if(entry.and(bits).eq(bits), () => f.return(1));
@@ -183,7 +183,7 @@ export function defineMmu(module: Module, target: Target): void {
     );
     const entry = f.i64();
     const table = f.i64();
-    const place = f.pointer();
+    const place = f.pointer(undefined, true);
     const shift = f.i64();
     const writable = f.i32();
     const userPage = f.i32();
@@ -227,7 +227,7 @@ export function defineMmu(module: Module, target: Target): void {
         f.if(efer.has(EFER.LMA).eqz(), () => {
           // PAE: four page-directory-pointer entries, without permissions.
           const pointers = f.i64(f.s64(State.CR3).and(0xffff_ffe0));
-          f.set(place, f.callPointer(hostOf, pointers.add(linear.shrU(30).and(3).shl(3)), 0));
+          f.set(place, f.callPointer(hostOf, pointers.add(linear.shrU(30).and(3).shl(3)), 0).inRam());
           f.if(place.eqz(), () => fail(0));
           f.set(entry, place.i64());
           f.if(entry.has(1).eqz(), () => fail(0));
@@ -235,7 +235,7 @@ export function defineMmu(module: Module, target: Target): void {
           f.set(shift, 21);
         });
         f.loop((next) => {
-          f.set(place, f.callPointer(hostOf, table.add(linear.shrU(shift).and(511).shl(3)), 0));
+          f.set(place, f.callPointer(hostOf, table.add(linear.shrU(shift).and(511).shl(3)), 0).inRam());
           f.if(place.eqz(), () => fail(0));
           f.set(entry, place.atomicLoad(64));
           f.if(entry.has(1).eqz(), () => fail(0));
@@ -267,7 +267,7 @@ export function defineMmu(module: Module, target: Target): void {
       f.loop((next) => {
         f.set(
           place,
-          f.callPointer(hostOf, table.u32().add(linear.shrU(shift).and(1023).shl(2)), 0),
+          f.callPointer(hostOf, table.u32().add(linear.shrU(shift).and(1023).shl(2)), 0).inRam(),
         );
         f.if(place.eqz(), () => fail(0));
         f.set(entry, place.atomicLoad(32));
@@ -348,7 +348,7 @@ export function defineMmu(module: Module, target: Target): void {
 
   // Fletcher's sums in 64-bit lanes: content and order.
   define(hashPage, (f) => {
-    const place = f.pointer(pointerOf(f.parameter32(0).i64u().shl(12)).add(target.layout.ramBase));
+    const place = f.pointer(pointerOf(f.parameter32(0).i64u().shl(12)).add(target.layout.ramBase).inRam());
     const sum = f.v128(splat(i64(0), 64));
     const sums = f.v128(splat(i64(0), 64));
     const left = f.i32(4096 / 64);
@@ -387,7 +387,7 @@ export function defineMmu(module: Module, target: Target): void {
     // memory that held other code before: what was decoded of it is kept only while the bytes are the same. The
     // kernel's own code comes by the processor's stores.
     f.if(f.s32(State.CPL).eq(3).or(f.s64(State.CR0).has(CR0.PG).eqz()), () => {
-      const host = f.pointer(f.callPointer(hostOf, physical, 0));
+      const host = f.pointer(f.callPointer(hostOf, physical, 0).inRam());
       f.if(host.eqz().eqz(), () => {
         const page = f.i32(attributesOf(f, host).low());
         f.if(pointerOf32(page).u8(attributesAt).has(PageAttribute.HAS_CODE), () => {
@@ -419,7 +419,7 @@ export function defineMmu(module: Module, target: Target): void {
   ) => {
     const entry = entryOf(f, address, tlb);
     f.if(entry.i64(side).eq(address.and(-4096)), () => {
-      hit(f.pointer(pointerOf(address).add(entry.pointer(side + Tlb.ADDEND))));
+      hit(f.pointer(pointerOf(address).add(entry.pointer(side + Tlb.ADDEND)).inRam()));
     });
   };
   /** One to eight bytes, zero-extended. */
@@ -504,7 +504,7 @@ export function defineMmu(module: Module, target: Target): void {
       const physical = f.i64(f.call64(translate, address, extra));
       guard(f, i64(0));
       noteBreakpoints(f, address, bytes, (kind) => kind.eq(3));
-      const host = f.pointer(f.callPointer(hostOf, physical, extra & Access.WRITE));
+      const host = f.pointer(f.callPointer(hostOf, physical, extra & Access.WRITE).inRam());
       f.if(host.eqz(), () => f.return(f.call64(externalRead, physical, bytes)));
       // What will be stored to next may be stored to from now on: a locked access then goes on atomically.
       if (extra !== 0) beforeStore(f, host);
@@ -548,7 +548,7 @@ export function defineMmu(module: Module, target: Target): void {
     const physical = f.i64(f.call64(translate, address, Access.WRITE));
     guard(f);
     noteBreakpoints(f, address, bytes, (kind) => kind.and(1));
-    const host = f.pointer(f.callPointer(hostOf, physical, 1));
+    const host = f.pointer(f.callPointer(hostOf, physical, 1).inRam());
     f.if(host.eqz(), () => {
       f.do(externalWrite, physical, bytes, value);
       f.return();
@@ -565,7 +565,7 @@ export function defineMmu(module: Module, target: Target): void {
     probe(f, address, 0, (place) => f.return(loadFrom(f, place, bytes)), supervisor(f));
     const physical = f.i64(f.call64(translate, address, Access.IMPLICIT));
     guard(f, i64(0));
-    const host = f.pointer(f.callPointer(hostOf, physical, 0));
+    const host = f.pointer(f.callPointer(hostOf, physical, 0).inRam());
     f.if(host.eqz(), () => f.return(f.call64(externalRead, physical, bytes)));
     fill(f, address, host, false, supervisor(f));
     f.return(loadFrom(f, host, bytes));
@@ -582,7 +582,7 @@ export function defineMmu(module: Module, target: Target): void {
     }, supervisor(f));
     const physical = f.i64(f.call64(translate, address, Access.IMPLICIT | Access.WRITE));
     guard(f);
-    const host = f.pointer(f.callPointer(hostOf, physical, 1));
+    const host = f.pointer(f.callPointer(hostOf, physical, 1).inRam());
     f.if(host.eqz(), () => {
       f.do(externalWrite, physical, bytes, value);
       f.return();

@@ -111,8 +111,8 @@ for (const [opcode, size] of [["A4", "b"], ["A5", "v"]]) {
             e.faultIf(f.s32(State.FAULT));
           });
           f.if(r.i64(Tlb.TAG).eq(from.and(-4096)).and(w.i64(Tlb.WRITE).eq(to.and(-4096))), () => {
-            const a = f.pointer(pointerOf(from).add(r.pointer(Tlb.ADDEND)));
-            const b = f.pointer(pointerOf(to).add(w.pointer(Tlb.WRITE + Tlb.ADDEND)));
+            const a = f.pointer(e.placeOf(from, r, Tlb.TAG));
+            const b = f.pointer(e.placeOf(to, w, Tlb.WRITE));
             const bytes = f.i64(count.shl(shift));
             // A destination inside the source repeats a pattern, which memory.copy does not.
             const distance = f.i64(b.wide().sub(a.wide()));
@@ -155,7 +155,7 @@ for (const [opcode, size] of [["A4", "b"], ["A5", "v"]]) {
           const w = f.pointer(e.tlbSlot(to));
           f.if(w.i64(Tlb.WRITE).eq(to.and(-4096)), () => {
             const bytes = f.i64(count.shl(shift));
-            f.memoryFill(pointerOf(to).add(w.pointer(Tlb.WRITE + Tlb.ADDEND)), low, pointerOf(bytes));
+            f.memoryFill(e.placeOf(to, w, Tlb.WRITE), low, pointerOf(bytes));
             advance(e, Reg.DI, bytes);
             advance(e, Reg.CX, count.neg());
             f.if(masked(e, Reg.CX).eqz(), () => e.endBlock());

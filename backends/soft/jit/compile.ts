@@ -44,12 +44,13 @@ export function regionSignature() {
 export interface RegionHost {
   readonly target: Target;
   readonly table: WebAssembly.Table;
-  readonly bytes: Uint8Array;
+  /** The memory that guest RAM lies in. */
+  readonly ram: Uint8Array;
   readonly view: DataView;
   instantiate(module: Module): WebAssembly.Instance;
   /** Adds functions that other modules may import. */
   link(exports: WebAssembly.Exports): void;
-  /** Address in the memory of a guest physical address, or -1. */
+  /** Address in that memory of a guest physical address, or -1. */
   hostOf(physical: number): number;
   /** Address of the decoded block at a physical address, or 0; `mode` is the block's key without its low 52 bits. */
   blockAt(physical: number, mode: number): number;
@@ -145,9 +146,9 @@ export class RegionJit {
       if (places[1] < 0) continue;
       const origin = places[0] < 0 ? 0 : -4096;
       const bytes = new Uint8Array((places[0] < 0 ? 0 : 4096) + 4096 + (places[2] < 0 ? 0 : 4096));
-      if (places[0] >= 0) bytes.set(host.bytes.subarray(places[0], places[0] + 4096));
-      bytes.set(host.bytes.subarray(places[1], places[1] + 4096), -origin);
-      if (places[2] >= 0) bytes.set(host.bytes.subarray(places[2], places[2] + 4096), 4096 - origin);
+      if (places[0] >= 0) bytes.set(host.ram.subarray(places[0], places[0] + 4096));
+      bytes.set(host.ram.subarray(places[1], places[1] + 4096), -origin);
+      if (places[2] >= 0) bytes.set(host.ram.subarray(places[2], places[2] + 4096), 4096 - origin);
       const pageAt = (offset: number) => (offset < 0 ? before : offset < 4096 ? first : after);
       const bits = modeNumber(mode);
       const region = findRegion({

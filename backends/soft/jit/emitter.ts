@@ -491,7 +491,7 @@ export class RegionEmitter extends Emitter {
         f.set(last.tag, page);
         f.set(last.addend, entry.pointer(side + Tlb.ADDEND));
       });
-      access(pointerOf(address).add(last.addend));
+      access(pointerOf(address).add(last.addend).inRam());
     });
   }
 
@@ -535,7 +535,7 @@ export class RegionEmitter extends Emitter {
     if (!last) return super.modifyMemory(address, bits, change, locked);
     const { f } = this;
     const old = f.i64();
-    const place = f.pointer();
+    const place = f.pointer(undefined, true);
     this.through(last, Tlb.WRITE, address, bits >> 3, (at) => {
       f.set(place, at);
       f.set(old, place.signed(bits));

@@ -9,7 +9,7 @@
 import { Core, type Imports } from "../core.ts";
 import { Leave } from "../cpu/external.ts";
 import { Fault } from "../emitter.ts";
-import { CpuArea, type Layout, Shared, State, Tlb } from "../layout.ts";
+import { CpuArea, type Layout, type Memories, Shared, State, Tlb } from "../layout.ts";
 import { KEY_SINGLE } from "../mode_key.ts";
 import { SANDBOX_BYTES } from "../test_mode.ts";
 
@@ -53,10 +53,10 @@ export class Lockstep {
   private readonly after = new Uint8Array(State.BYTES);
   private readonly afterView = new DataView(this.after.buffer);
 
-  constructor(private readonly core: Core, memory: WebAssembly.Memory, private readonly layout: Layout, index: number) {
+  constructor(private readonly core: Core, memories: Memories, private readonly layout: Layout, index: number) {
     if (layout.memory64) throw new RangeError("regions are compared in guests with less than 4 GiB of memory");
-    this.bytes = new Uint8Array(memory.buffer);
-    this.view = new DataView(memory.buffer);
+    this.bytes = new Uint8Array(memories.own.buffer);
+    this.view = new DataView(memories.own.buffer);
     this.every = this.view.getInt32(Shared.LOCKSTEP, true);
     this.base = layout.cpuBase(index);
     this.shadowBase = layout.cpuBase(layout.cpus);
@@ -70,7 +70,7 @@ export class Lockstep {
       task_priority: refuse,
       random_bits: refuse,
     };
-    this.shadow = new Core(memory, layout, layout.cpus, imports, { sandbox: this.page });
+    this.shadow = new Core(memories, layout, layout.cpus, imports, { sandbox: this.page });
     this.shadow.onCodePage = () => core.flushWrites();
     // Memory that is all zeros is no empty TLB.
     this.view.setUint32(this.shadowBase + State.TLB_FILLS, 0xffff_ffff, true);

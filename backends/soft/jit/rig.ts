@@ -19,7 +19,7 @@ export class Rig {
 
   /** @param threshold runs of a block before it is compiled; -1: interpreter only */
   constructor(threshold: number, megabytes = 32) {
-    const size = megabytes << 20;
+    const size = megabytes * 2 ** 20;
     this.partition = new SoftPartition({ architecture: "x86_64", cpus: 1, memory: size, epoch: 0 } as never);
     const { buffer, byteOffset } = this.partition.memory();
     new DataView(buffer).setInt32(Shared.JIT_THRESHOLD, threshold, true);

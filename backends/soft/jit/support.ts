@@ -40,7 +40,7 @@ export function defineRegionSupport(module: Module, target: Target): void {
   const refuseCode = (f: CpuFunc, address: I64) => {
     const physical = f.i64(f.call64(translate, address, Access.WRITE));
     guard(f);
-    const host = f.pointer(f.callPointer(hostOf, physical, 1));
+    const host = f.pointer(f.callPointer(hostOf, physical, 1).inRam());
     f.if(host.eqz().eqz(), () => {
       f.if(attributeOf(host).has(PageAttribute.HAS_CODE), () => {
         f.set32(State.FAULT, Fault.RETRY);

@@ -52,7 +52,7 @@ export class SoftCpu {
     const layout = layoutFor(1, ARENA_BYTES);
     const pages = layout.total / 65536;
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-    this.core = new Core(memory, layout, 0, {
+    this.core = new Core({ own: memory, ram: memory }, layout, 0, {
       cpuid() {},
       access_msr: () => 1,
       clock: () => 0,

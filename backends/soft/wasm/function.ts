@@ -114,9 +114,9 @@ export class Func {
     if (initial !== undefined) this.set(local, initial);
     return local;
   }
-  pointer(initial?: Pointer): Local<Pointer> {
+  pointer(initial?: Pointer, ram = initial?.ram): Local<Pointer> {
     const index = this.makeLocal(pointerType());
-    const local = this.asLocal(new Pointer(get(index)), index);
+    const local = this.asLocal(new Pointer(get(index), ram), index);
     if (initial !== undefined) this.set(local, initial);
     return local;
   }
@@ -128,6 +128,9 @@ export class Func {
 
   /** Assigns a variable. */
   set<T extends Value>(local: Local<T>, value: T | number): void {
+    if (value instanceof Pointer && value.ram !== (local as unknown as Pointer).ram) {
+      throw new Error("an address of guest RAM and one of another memory");
+    }
     this.push(typeof value === "number" ? (local.type === Type.i32 ? i32(value) : i64(value)) : value);
     this.code.push(0x21);
     pushUnsigned(this.code, local.index);
@@ -264,8 +267,8 @@ export class Func {
   private store(op: number, address: Pointer, value: Value, offset: number): void {
     this.push(address);
     this.push(value);
-    this.code.push(op, 0);
-    pushUnsigned(this.code, offset);
+    this.code.push(op);
+    address.pushArgument(this.code, 0, offset);
   }
   store32(address: Pointer, value: I32 | number, offset = 0): void {
     this.store(0x36, address, typeof value === "number" ? i32(value) : value, offset);
@@ -295,15 +298,15 @@ export class Func {
   storeV128(address: Pointer, value: V128, offset = 0): void {
     this.push(address);
     this.push(value);
-    this.code.push(0xfd, 11, 0);
-    pushUnsigned(this.code, offset);
+    this.code.push(0xfd, 11);
+    address.pushArgument(this.code, 0, offset);
   }
   /** Atomically stores an i32. */
   atomicStore32(address: Pointer, value: I32 | number, offset = 0): void {
     this.push(address);
     this.push(typeof value === "number" ? i32(value) : value);
-    this.code.push(0xfe, 0x17, 2);
-    pushUnsigned(this.code, offset);
+    this.code.push(0xfe, 0x17);
+    address.pushArgument(this.code, 2, offset);
   }
   /** A sequentially consistent fence. */
   fence(): void {
@@ -314,13 +317,13 @@ export class Func {
     this.push(to);
     this.push(from);
     this.push(length);
-    this.code.push(0xfc, 10, 0, 0);
+    this.code.push(0xfc, 10, to.memory, from.memory);
   }
   memoryFill(to: Pointer, value: I32, length: Pointer): void {
     this.push(to);
     this.push(value);
     this.push(length);
-    this.code.push(0xfc, 11, 0);
+    this.code.push(0xfc, 11, to.memory);
   }
 
   /** Ends the body. */

@@ -1,14 +1,25 @@
 /**
- * Addresses in the one memory, 32 or 64 bits wide, and what can be loaded from them. Which width is chosen once per
- * partition ({@link setMemory64}) before its modules are built; all other code is the same for both.
+ * Addresses in the memory, 32 or 64 bits wide, and what can be loaded from them. Which width is chosen once per
+ * partition ({@link setMemory64}) before its modules are built, and whether guest RAM is a memory of its own; all other
+ * code is the same for both.
  */
 import { F32, F64, I32, i32, I64, i64, pushUnsigned, Type, V128, Value } from "./values.ts";
 
 let memory64 = false;
+let separate = false;
 
-/** Makes every address built from now on 64 (or 32) bits wide. */
-export function setMemory64(on: boolean): void {
+/**
+ * Makes every address built from now on 64 (or 32) bits wide.
+ * @param separateRam guest RAM is memory 1, all else memory 0; otherwise both are one
+ */
+export function setMemory64(on: boolean, separateRam = false): void {
   memory64 = on;
+  separate = separateRam;
+}
+
+/** Whether guest RAM is a memory of its own. */
+export function isRamSeparate(): boolean {
+  return separate;
 }
 
 /** Whether addresses are 64 bits wide. */
@@ -21,8 +32,20 @@ export function pointerType(): typeof Type.i32 | typeof Type.i64 {
   return memory64 ? Type.i64 : Type.i32;
 }
 
-/** An address in the memory. */
+/** An address in the memory. What is added to an address of guest RAM is one too. */
 export class Pointer extends Value {
+  /** @param ram it is one of guest RAM */
+  constructor(code: readonly number[], readonly ram = false) {
+    super(code);
+  }
+  /** The same as an address of guest RAM. */
+  inRam(): Pointer {
+    return new Pointer(this.code, true);
+  }
+  /** Index of the memory that it is an address of. */
+  get memory(): 0 | 1 {
+    return this.ram && separate ? 1 : 0;
+  }
   get type(): typeof Type.i32 | typeof Type.i64 {
     return pointerType();
   }
@@ -30,11 +53,11 @@ export class Pointer extends Value {
   add(o: number | Pointer): Pointer {
     if (o === 0) return this;
     const other = typeof o === "number" ? pointer(o) : o;
-    return new Pointer([...this.code, ...other.code, memory64 ? 0x7c : 0x6a]);
+    return new Pointer([...this.code, ...other.code, memory64 ? 0x7c : 0x6a], this.ram || other.ram);
   }
   sub(o: number | Pointer): Pointer {
     const other = typeof o === "number" ? pointer(o) : o;
-    return new Pointer([...this.code, ...other.code, memory64 ? 0x7d : 0x6b]);
+    return new Pointer([...this.code, ...other.code, memory64 ? 0x7d : 0x6b], this.ram || other.ram);
   }
   /** The low bits as an i32. */
   low(): I32 {
@@ -50,9 +73,15 @@ export class Pointer extends Value {
 
   private at(op: number, offset: number): number[] {
     const code = this.code.slice();
-    code.push(op, 0);
-    pushUnsigned(code, offset);
+    code.push(op);
+    this.pushArgument(code, 0, offset);
     return code;
+  }
+  /** Appends the immediate of a load or store: alignment, memory where it is not 0, offset (WebAssembly spec 5.4.7). */
+  pushArgument(code: number[], align: number, offset: number): void {
+    if (this.memory === 0) code.push(align);
+    else code.push(align | 0x40, this.memory);
+    pushUnsigned(code, offset);
   }
   i32(offset = 0): I32 {
     return new I32(this.at(0x28, offset));
@@ -98,8 +127,8 @@ export class Pointer extends Value {
   }
   v128(offset = 0): V128 {
     const code = this.code.slice();
-    code.push(0xfd, 0, 0);
-    pushUnsigned(code, offset);
+    code.push(0xfd, 0);
+    this.pushArgument(code, 0, offset);
     return new V128(code);
   }
   /** `bits` wide, sign-extended. */
@@ -134,8 +163,8 @@ export class Pointer extends Value {
   private atomic(op: number, align: number, offset: number, values: Value[]): number[] {
     const code = this.code.slice();
     for (const value of values) code.push(...value.code);
-    code.push(0xfe, op, align);
-    pushUnsigned(code, offset);
+    code.push(0xfe, op);
+    this.pushArgument(code, align, offset);
     return code;
   }
   atomicI32(offset = 0): I32 {

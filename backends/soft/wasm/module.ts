@@ -2,7 +2,7 @@
  * Wasm modules (WebAssembly core spec 5.5): functions defined here, everything else imported by name from the modules
  * built before. All modules of a vCPU share one memory and one table of functions.
  */
-import { isMemory64, pointerType } from "./memory.ts";
+import { isMemory64, isRamSeparate, pointerType } from "./memory.ts";
 import { FUNCTION_REFERENCE, pushUnsigned, TYPE_REFERENCE, type ValueType } from "./values.ts";
 
 /** A signature; {@link signature} makes equal ones identical. */
@@ -97,10 +97,11 @@ export class Module {
   }
 
   /**
-   * The binary module. It imports `memory` and `table` and every function it calls but does not define, all from `m`.
-   * @param maximumPages of the memory, which has as many from the start, in 64 KiB
+   * The binary module. It imports `memory`, `ram` where that is separate, `table` and every function it calls but does
+   * not define, all from `m`.
+   * @param pages of the memory and of separate RAM, in 64 KiB
    */
-  build(maximumPages: number): Uint8Array<ArrayBuffer> {
+  build(pages: number, ramPages = 0): Uint8Array<ArrayBuffer> {
     const types: Signature[] = [];
     const typeIndex = new Map<number, number>();
     const useType = (type: Signature): number => {
@@ -150,14 +151,18 @@ export class Module {
     section(1, typeSection);
 
     const importSection: number[] = [];
-    pushUnsigned(importSection, imported.length + 2);
-    pushName(importSection, "m");
-    pushName(importSection, "memory");
+    pushUnsigned(importSection, imported.length + (isRamSeparate() ? 3 : 2));
     // Limits with maximum, shared; bit 2 is memory64 (spec 5.3.8 with threads and memory64). The memory never grows: a
     // minimum as large spares constant addresses the check of their bounds.
-    importSection.push(2, isMemory64() ? 7 : 3);
-    pushUnsigned(importSection, maximumPages);
-    pushUnsigned(importSection, maximumPages);
+    const importMemory = (name: string, pages: number) => {
+      pushName(importSection, "m");
+      pushName(importSection, name);
+      importSection.push(2, isMemory64() ? 7 : 3);
+      pushUnsigned(importSection, pages);
+      pushUnsigned(importSection, pages);
+    };
+    importMemory("memory", pages);
+    if (isRamSeparate()) importMemory("ram", ramPages);
     pushName(importSection, "m");
     pushName(importSection, "table");
     importSection.push(1, 0x70, 0, 0);
