@@ -9,6 +9,7 @@ import type { Target } from "../cpu_function.ts";
 import { Block } from "../layout.ts";
 import { Module, signature } from "../wasm/module.ts";
 import { Type } from "../wasm/values.ts";
+import { collectCode } from "./collect.ts";
 import { generate } from "./generate.ts";
 import { findRegion } from "./region.ts";
 import { defineRegionSupport } from "./support.ts";
@@ -19,6 +20,8 @@ export const NEVER = 0x7fff_ffff;
 export const REGION_TABLE = 16384;
 /** Most regions; beyond, all code is forgotten and what is hot then is compiled anew. */
 const MAXIMUM_REGIONS = 8192;
+/** Regions that are forgotten before V8 is made to give their memory back. */
+const FORGOTTEN = 512;
 /** Regions a module. */
 const BATCH = 16;
 /** Milliseconds after which fewer are compiled as well. */
@@ -96,6 +99,8 @@ export class RegionJit {
   private waitingSince = 0;
   private next = 1;
   private readonly free: number[] = [];
+  /** Regions forgotten since {@link collectCode}. */
+  private forgotten = 0;
   /** Regions by page, and by entry. */
   private readonly pages = new Map<number, bigint[]>();
   private readonly byKey = new Map<bigint, number>();
@@ -136,6 +141,10 @@ export class RegionJit {
 
   private compile(batch: Hot[]): void {
     const { host, statistics } = this;
+    if (this.forgotten >= FORGOTTEN) {
+      this.forgotten = 0;
+      collectCode();
+    }
     const start = performance.now();
     const module = new Module();
     const made: { number: number; pages: number[]; physical: number; mode: bigint }[] = [];
@@ -219,6 +228,7 @@ export class RegionJit {
     this.byKey.delete(key);
     host.table.set(REGION_TABLE + number, null);
     this.free.push(number);
+    this.forgotten++;
     this.statistics.regions--;
     // The entry's block may be of another page, and stay.
     const physical = Number(key & PHYSICAL);
