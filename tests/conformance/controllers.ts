@@ -20,6 +20,7 @@ export interface Controllers {
   /** Empty where the platform has them. */
   apics: LocalApic[];
   ioApic: IoApic;
+  pic: Pic;
 }
 
 /** Builds them over shared registers, the same in every Worker. */
@@ -35,7 +36,7 @@ export function buildControllers(
     const ioApic = new IoApic(file.allocate(IoApic.WORDS), new PlatformApics(partition.interrupts));
     const pic = new Pic(file.allocate(Pic.WORDS), { set: () => {} });
     bus.map(CONTROLLERS_START, IoApic.SIZE, ioApic);
-    return { bus, interrupts: new InterruptRouter(pic, ioApic, partition.interrupts), apics: [], ioApic };
+    return { bus, interrupts: new InterruptRouter(pic, ioApic, partition.interrupts), apics: [], ioApic, pic };
   }
   const apicBus = new ApicBus((index) => partition.interruptVcpu(index));
   apicBus.ownCpu = ownCpu;
@@ -47,8 +48,9 @@ export function buildControllers(
     );
   }
   const ioApic = new IoApic(file.allocate(IoApic.WORDS), apicBus);
-  const pic = new Pic(file.allocate(Pic.WORDS), { set: () => {} });
+  const pic = new Pic(file.allocate(Pic.WORDS), { set: (level) => apicBus.setIntr(level) });
+  apicBus.pic = pic;
   bus.map(CONTROLLERS_START, IoApic.SIZE, ioApic);
   if (ownCpu >= 0) bus.map(0xfee0_0000, 4096, apics[ownCpu]);
-  return { bus, interrupts: new InterruptRouter(pic, ioApic, apicBus), apics, ioApic };
+  return { bus, interrupts: new InterruptRouter(pic, ioApic, apicBus), apics, ioApic, pic };
 }

@@ -1,9 +1,13 @@
 /** Guests without an operating system, on one vCPU of the software CPU. */
 import { monotonicNow } from "../../core/clock.ts";
+import type { BusDevice } from "../../core/device.ts";
 import { RegisterFile } from "../../core/registers.ts";
 import { soft } from "../../backends/soft/hypervisor.ts";
 import { buildControllers } from "../conformance/controllers.ts";
 import { type BareRequest, type BareResult, Word } from "./bare_protocol.ts";
+
+/** Offsets in the local APIC's page (SDM vol. 3, table 11-1). */
+const SPURIOUS = 0xf0, LVT_LINT0 = 0x350;
 
 /** A guest to run. */
 export interface BareGuest {
@@ -17,6 +21,8 @@ export interface BareGuest {
   state?: ArrayBuffer;
   /** 32-bit items of QEMU's firmware configuration device, by selector. */
   firmwareItems?: Record<number, number>;
+  /** The 8259s as a PC's BIOS leaves them: vectors 08h and 70h; here with inputs 8 to 15 open, and no timer. */
+  biosInterrupts?: boolean;
   /** Milliseconds until it is stopped. */
   timeout: number;
 }
@@ -40,7 +46,21 @@ export async function runBareGuest(guest: BareGuest): Promise<BareResult> {
     }
   } else partition.mapMemory({ guestAddress: 0, offset: 0, size: guest.ram });
   const controllers = RegisterFile.allocate();
-  for (const apic of buildControllers(partition, 1, controllers, -1).apics) apic.reset();
+  const { apics: [apic], pic } = buildControllers(partition, 1, controllers, -1);
+  apic.reset();
+  if (guest.biosInterrupts) {
+    // ICW1 to ICW4: edges, vectors, cascade, 8086; then the masks. The APIC is on, and LINT0 takes what they deliver (ExtINT).
+    const words: [BusDevice, number, number, number, number][] = [
+      [pic.primary, 0x08, 0x04, 0x01, 0xfb],
+      [pic.secondary, 0x70, 0x02, 0x01, 0x00],
+    ];
+    for (const [chip, ...data] of words) {
+      chip.write(0, 1, 0x11);
+      for (const value of data) chip.write(1, 1, value);
+    }
+    apic.write(SPURIOUS, 4, 0x1ff);
+    apic.write(LVT_LINT0, 4, 0x700);
+  }
   const shared = new SharedArrayBuffer(Word.WORDS * 4);
   const worker = new Worker(new URL("./bare_worker.ts", import.meta.url), { type: "module" });
   const timer = setTimeout(() => {

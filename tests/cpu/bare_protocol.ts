@@ -5,6 +5,9 @@ import type { PartitionHandle } from "../../core/hypervisor.ts";
 export const COM1 = 0x3f8;
 /** A write here ends the guest, as QEMU's isa-debug-exit does; its value is the exit code. */
 export const EXIT_PORT = 0xf4;
+/** The 8259s. */
+export const PIC_PRIMARY = 0x20;
+export const PIC_SECONDARY = 0xa0;
 /** Diagnostic codes of firmware (POST). */
 export const POST_PORT = 0x80;
 

@@ -13,6 +13,8 @@ import {
   FW_CFG_SELECTOR,
   LATCH_PORT,
   LINE_PORTS,
+  PIC_PRIMARY,
+  PIC_SECONDARY,
   POST_PORT,
   Word,
 } from "./bare_protocol.ts";
@@ -78,6 +80,10 @@ function run(request: BareRequest): BareResult {
               );
             } else if (vcpu.port >= LINE_PORTS && vcpu.port < LINE_PORTS + 24) {
               controllers.interrupts.setLine(vcpu.port - LINE_PORTS, value & 1);
+            } else if (vcpu.port >>> 1 === PIC_PRIMARY >>> 1) {
+              controllers.pic.primary.write(vcpu.port & 1, 1, value);
+            } else if (vcpu.port >>> 1 === PIC_SECONDARY >>> 1) {
+              controllers.pic.secondary.write(vcpu.port & 1, 1, value);
             } else if (vcpu.port === EXIT_PORT) {
               code = value;
               return "exit";

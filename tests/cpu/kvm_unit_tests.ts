@@ -63,6 +63,7 @@ for (const unit of units) {
     ram: RAM,
     ...guest,
     firmwareItems: { [RAM_SIZE]: RAM, [NB_CPUS]: 1, [MAX_CPUS]: 1 },
+    biosInterrupts: true,
     timeout: TIMEOUT,
   });
   const lines = result.output.split("\n").map((line) => line.trimEnd());
