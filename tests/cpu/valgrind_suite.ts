@@ -7,7 +7,7 @@ import { CACHE } from "../guests/cache.ts";
 import { tool } from "../guests/command.ts";
 import { busyboxEntries, cpio, type Entry } from "../guests/initramfs.ts";
 import { debianKernel } from "../guests/kernel.ts";
-import { sourcePackage } from "./source_package.ts";
+import { sourcePackage } from "../guests/source_package.ts";
 
 /** Instructions that the CPU does not offer (see its CPUID): their programs end themselves or are not run. */
 const NOT_OFFERED =
@@ -33,7 +33,7 @@ async function sha(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
 
 /** Compiles the programs, and runs each here. */
 export async function buildPrograms(only: string[]): Promise<{ programs: Program[]; left: Record<string, string> }> {
-  const root = `${await sourcePackage("valgrind")}/source`;
+  const root = await sourcePackage("valgrind");
   const folder = `${root}/none/tests/amd64`;
   const out = `${CACHE}/cpu/valgrind`;
   await Deno.mkdir(out, { recursive: true });
