@@ -26,8 +26,11 @@ Ctrl-] Ctrl-]   type Ctrl-]`;
 /** Keys kept for a guest that does not read, in bytes; what is typed beyond is lost. */
 const TYPE_AHEAD = 1 << 16;
 
-/** What a guest may take to power off after its console's reader has gone: nobody is there to stop it then. */
-const GRACE_WITHOUT_READER = "30s";
+/**
+ * What a guest may take to power off after its console's reader has gone: nobody is there to stop it then. Windows ends
+ * a program 5 s after its window was closed (SPI_GETHUNGAPPTIMEOUT), and what the guest was told is on disk has to be.
+ */
+const GRACE_WITHOUT_READER = Deno.build.os === "windows" ? "3s" : "30s";
 
 /** Starts the machine, joins it with the terminal until it has ended, and resolves with hv's exit code. */
 export async function runSession(machine: SessionMachine, options: SessionOptions): Promise<number> {

@@ -6,7 +6,7 @@ import { type Behaviour, runsOnTcg, Skip, withGuest } from "./behaviour.ts";
 import { type Guest, Layout, startState } from "./guest.ts";
 import { PROGRESS_PORT, Shared } from "./protocol.ts";
 
-const LOCAL_APIC = 0xfee0_0000;
+export const LOCAL_APIC = 0xfee0_0000;
 const IO_APIC = 0xfec0_0000;
 const { DATA } = Layout;
 const KICKS = 1000;
@@ -14,12 +14,12 @@ const KICKS = 1000;
 const SHADOWLESS = "QEMU's emulated SVM forgets STI's shadow when it is left in it";
 
 /** Stores a 32-bit value at an address above 2 GiB; uses rbx. */
-function store(code: Assembler, address: number, value: number): Assembler {
+export function store(code: Assembler, address: number, value: number): Assembler {
   return code.mov("ebx", address).mov(at({ base: "rbx", size: 4 }), value);
 }
 
 /** Switches the local APIC on (SDM vol. 3, 11.9: spurious vector register bit 8), and the 8259's way in, LINT0, off. */
-function enableApic(code: Assembler): Assembler {
+export function enableApic(code: Assembler): Assembler {
   store(code, LOCAL_APIC + 0x350, 0x1_0000);
   return store(code, LOCAL_APIC + 0xf0, 0x1ff);
 }

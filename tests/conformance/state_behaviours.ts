@@ -4,6 +4,7 @@ import { X64 } from "../../core/x64_state.ts";
 import { type Assembler, at } from "./assembler.ts";
 import { type Behaviour, hexOf, MODES, runsOnTcg, Skip, withGuest } from "./behaviour.ts";
 import { type Guest, Layout, startState } from "./guest.ts";
+import { enableApic, LOCAL_APIC, store } from "./interrupt_behaviours.ts";
 
 const { DATA } = Layout;
 /** No CPU and no paravirtual interface has this one. */
@@ -86,7 +87,67 @@ const LEAVING: Record<string, (code: Assembler) => void> = {
   "half of a 16-byte load": (code) => code.vector("movups", "xmm0", at({ displacement: Layout.MMIO })),
 };
 
+/** Writes an MSR of 32 bits. */
+function writeMsr(code: Assembler, index: number, value: number): Assembler {
+  return code.mov("ecx", index).mov("eax", value).mov("edx", 0).wrmsr();
+}
+
+/** How a program reaches its local APIC: as memory, or by MSRs (SDM vol. 3, 11.12). */
+const APIC_MODES = [
+  {
+    name: "xAPIC",
+    enable: enableApic,
+    // The command register: fixed, asserted, to APIC 0.
+    interruptItself: (code: Assembler, vector: number) =>
+      store(store(code, LOCAL_APIC + 0x310, 0), LOCAL_APIC + 0x300, 0x4000 | vector),
+    endInterrupt: (code: Assembler) => store(code, LOCAL_APIC + 0xb0, 0),
+  },
+  {
+    name: "x2APIC",
+    enable: (code: Assembler) => {
+      writeMsr(code, 0x1b, (LOCAL_APIC | 0xd00) >>> 0);
+      writeMsr(code, 0x835, 0x1_0000);
+      return writeMsr(code, 0x80f, 0x1ff);
+    },
+    interruptItself: (code: Assembler, vector: number) => writeMsr(code, 0x83f, vector),
+    endInterrupt: (code: Assembler) => writeMsr(code, 0x80b, 0),
+  },
+];
+const WAITING_VECTOR = 0x75;
+
 export const stateBehaviours: Behaviour[] = [
+  ...APIC_MODES.map(({ name, enable, interruptItself, endInterrupt }): Behaviour => ({
+    name: `an interrupt that waits in the ${name} moves with the state, and is taken there`,
+    run: (subject) =>
+      withGuest(subject, async (first) => {
+        if (!first.partition.controllers.localApic) throw new Skip("the local APIC is the machine's, not the vCPU's");
+        if (name === "x2APIC") {
+          const { log } = await first.run(64, (code) =>
+            code.mov("eax", 1).bytes(0x0f, 0xa2).mov("eax", "ecx").out(0x80, "eax"));
+          // CPUID 1, ECX bit 21 (SDM vol. 2).
+          if ((Number.parseInt(log[0].slice(-4, -2), 16) & 0x20) === 0) {
+            throw new Skip("the local APIC is no x2APIC");
+          }
+        }
+        const { end, state, failure } = await first.run(64, (code) => {
+          enable(code);
+          interruptItself(code, WAITING_VECTOR);
+        }, { wantState: true });
+        assert.equal(end, "done", JSON.stringify(failure));
+        // Interrupt request register, 32 vectors in every 16 bytes (table 11-1).
+        const requests = new DataView(state!).getUint32(X64.LOCAL_APIC + 0x200 + (WAITING_VECTOR >> 5) * 16, true);
+        assert.equal(requests, 1 << (WAITING_VECTOR & 31));
+        await withGuest(subject, async (second) => {
+          await moveTo(first, second, state!, (code) => {
+            code.sti().nop().nop().cli().jmp("end");
+            second.setVector(WAITING_VECTOR, code.here);
+            code.mov(at({ displacement: DATA, size: 4 }), WAITING_VECTOR);
+            endInterrupt(code).iret().label("end");
+          });
+          assert.equal(second.view.getUint32(DATA, true), WAITING_VECTOR);
+        });
+      }),
+  })),
   ...Object.entries(LEAVING).map(([name, leave]): Behaviour => ({
     // As when a guest resets its machine by a register of a device.
     name: `a state set after ${name} is where the guest goes on, with nothing left of the exit`,

@@ -1,4 +1,7 @@
-/** CPUID that leaves the guest, and what a guest finds of Hyper-V: nothing. For shims only: see `ShimOfferCpuidExits`. */
+/**
+ * CPUID that leaves the guest, what a guest finds of Hyper-V (nothing), and a platform without x2APICs. For shims only:
+ * see `ShimOfferCpuidExits`.
+ */
 import { shimPath } from "../../../backends/whpx/abi.ts";
 import { whpx } from "../../../backends/whpx/hypervisor.ts";
 import { X64 } from "../../../core/x64_state.ts";
@@ -30,7 +33,10 @@ async function cpuid(guest: Guest, bits: 16 | 32 | 64, leaf: number): Promise<nu
 
 /** Runs them all; call it after whatever wants a platform without such exits. */
 export async function cpuidExits(expect: Expect): Promise<void> {
-  const shim = Deno.dlopen(shimPath()!, { ShimOfferCpuidExits: { parameters: [], result: "i32" } });
+  const shim = Deno.dlopen(shimPath()!, {
+    ShimOfferCpuidExits: { parameters: [], result: "i32" },
+    ShimRefuseX2Apic: { parameters: [], result: "i32" },
+  });
   expect("the shim's offer", shim.symbols.ShimOfferCpuidExits(), 0);
   const subject = { name: "whpx", hypervisor: whpx, ownControllers: false, pvm: false };
   await withGuest(subject, async (guest) => {
@@ -73,6 +79,13 @@ export async function cpuidExits(expect: Expect): Promise<void> {
       }, { msrFault: true });
       expect(`Hyper-V's MSR ${name} is #GP`, Number(log.at(-1) === "out 0x81 0d"), 1);
     }
+  });
+  expect("the shim's refusal", shim.symbols.ShimRefuseX2Apic(), 0);
+  await withGuest({ ...subject, ownControllers: true }, async (guest) => {
+    expect("without x2APIC the local APIC is still the platform's", Number(guest.partition.controllers.localApic), 1);
+    const [, , ecx, edx] = await cpuid(guest, 64, 1);
+    expect("an xAPIC", ecx & ECX_X2APIC, 0);
+    expect("which is there", edx & EDX_APIC, EDX_APIC);
   });
   endWorkers();
 }

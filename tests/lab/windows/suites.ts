@@ -1,7 +1,8 @@
 /** What is proven of hv on Windows without a Windows. */
 import assert from "node:assert/strict";
 import { demoDisk } from "../../guests/demo_disk.ts";
-import { copyDisk } from "../../guests/image.ts";
+import { text, tool } from "../../guests/command.ts";
+import { copyDisk, partitionsOf } from "../../guests/image.ts";
 import { loginWritePoweroff, proveWritten } from "../../guests/session.ts";
 import { Terminal } from "../../guests/terminal.ts";
 import { ROOT } from "../../guests/cache.ts";
@@ -22,6 +23,8 @@ export interface WindowsSuite {
 }
 
 const HV = windowsPath(`${ROOT}/cli/main.ts`);
+const CLOSE_WINDOW = windowsPath(new URL("./close_window.ts", import.meta.url).pathname);
+const CONSOLE_TEST = `${ROOT}/cli/windows_console_test.ts`;
 /** Unit tests of what differs on Windows, and of what every platform shares; those that need Linux' tools skip. */
 const UNIT_TESTS = [
   "core",
@@ -133,11 +136,21 @@ export const windowsSuites: readonly WindowsSuite[] = [
     },
   },
   {
-    name: "hv inspect on deno.exe: a disk with a space in its path",
+    name: "hv inspect on deno.exe: a disk with a space in its path, by forward slashes, on a share",
     run: (wine) =>
       withDisk(async (path) => {
-        const output = await hv(wine, ["inspect", windowsPath(path)]);
-        assert.match(output, /vmlinuz/, output);
+        const folder = path.slice(0, path.lastIndexOf("/"));
+        await using share = await wine.share(folder);
+        const spellings = [windowsPath(path).replaceAll("\\", "/"), `${share.path}\\demo disk.img`];
+        for (const spelling of spellings) {
+          const output = await hv(wine, ["inspect", spelling]);
+          assert.match(output, /vmlinuz/, `${spelling}: ${output}`);
+        }
+        const { code, output } = await wine.deno(
+          ["run", "-A", "--quiet", HV, "inspect", "\\\\no-such-server\\share\\disk.img"],
+        );
+        assert.equal(code, 1, output);
+        assert.match(output, /no-such-server.*no such file; check the path/, output);
         return one();
       }),
   },
@@ -178,12 +191,7 @@ export const windowsSuites: readonly WindowsSuite[] = [
           ...["run", "-A", "--quiet", HV, "run", windowsPath(path)],
           ...["--backend", "soft", "--memory", "256M", "--ephemeral"],
         ]);
-        // script(1) makes the pseudo-terminal; Wine's conhost makes a console of Windows of it, and paints it.
-        const quoted = argv.map((word) => `'${word}'`).join(" ");
-        await using terminal = new Terminal(["script", "-qec", quoted, "/dev/null"], {
-          env: { ...env, TERM: "xterm" },
-          onOutput: (text) => Deno.stderr.writeSync(encode(text)),
-        });
+        await using terminal = onPseudoTerminal(argv, env);
         await terminal.expect(/login:/, 600);
         await terminal.sendLine("root");
         await terminal.expect(/root#/, 120);
@@ -197,7 +205,130 @@ export const windowsSuites: readonly WindowsSuite[] = [
         return one();
       }),
   },
+  {
+    name: "the console's modes and code pages on deno.exe, on a pseudo-terminal",
+    run: async (wine) => {
+      const { argv, env } = wine.command(["test", "-A", "--no-check", windowsPath(CONSOLE_TEST)]);
+      await using terminal = onPseudoTerminal(argv, env);
+      const { code, output } = await terminal.end(120);
+      assert.equal(code, 0, output);
+      // Told apart from a test that was skipped for want of a console.
+      assert.match(output, /3 passed .* 0 failed .*ignored/, output);
+      return one();
+    },
+  },
+  {
+    name: "hv run on deno.exe, its console window closed: the machine ends by itself, and leaves nothing",
+    long: true,
+    run: (wine) =>
+      withDisk(async (path) => {
+        await using temporary = await temporaryFolder(path);
+        const trigger = `${path}.close`;
+        const { argv, env } = wine.command([
+          ...["run", "-A", "--quiet", CLOSE_WINDOW, windowsPath(trigger), HV, "run", windowsPath(path)],
+          ...["--backend", "soft", "--memory", "256M", "--ephemeral"],
+        ]);
+        await using terminal = onPseudoTerminal(argv, { ...env, ...temporary.env });
+        await terminal.expect(/login:/, 600);
+        assert.equal(temporary.overlays().length, 1, "the overlay has a name on Windows");
+        await Deno.writeTextFile(trigger, "");
+        await terminal.expect(/hv: the terminal has hung up: pressing the power button/, 60);
+        const { output } = await terminal.end(120);
+        assert.match(output, /hv: the (guest powered off|machine was stopped)/, output);
+        assert.match(output, /its window was closed: it ended with code [01] after \d+\.\d s/, output);
+        assert.deepEqual(temporary.overlays(), []);
+        return one();
+      }),
+  },
+  {
+    name: "hv run on deno.exe, killed: no temporary file and no lock are left, and what was synced is on the disk",
+    long: true,
+    run: (wine) =>
+      withDisk(async (path) => {
+        await using temporary = await temporaryFolder(path);
+        const run = (...more: string[]) => [
+          ...["run", "-A", "--quiet", HV, "run", windowsPath(path), "--backend", "soft", "--memory", "256M"],
+          ...more,
+        ];
+        const start = (...more: string[]) => {
+          const { argv, env } = wine.command(run(...more));
+          return new Terminal(argv, { env: { ...env, ...temporary.env } });
+        };
+        {
+          await using terminal = start("--ephemeral");
+          await until(() => temporary.overlays().length === 1 && terminal.errors.includes("hv: starts"), 120);
+          terminal.kill("SIGKILL");
+          await terminal.end(60);
+          // Wine's server notices it a moment later.
+          await until(() => temporary.overlays().length === 0, 60);
+        }
+        {
+          await using terminal = start();
+          await terminal.expect(/login: $/, 600);
+          await terminal.sendLine("root");
+          await terminal.expect(/[~\w]# /, 120);
+          await terminal.sendLine("echo kept > /root/kept; sync; echo syn''ced; while :; do date >> /root/more; done");
+          await terminal.expect(/synced/, 120);
+          const second = await wine.deno(run("--timeout", "1s"), { seconds: 120 });
+          assert.equal(second.code, 1, second.output);
+          assert.match(second.output, /another process has it open; stop that machine first/, second.output);
+          terminal.kill("SIGKILL");
+          await terminal.end(60);
+        }
+        const again = await wine.deno(run("--timeout", "1s"), { seconds: 120 });
+        assert.equal(again.code, 124, `the lock is gone: ${again.output}`);
+        const root = await rootAfterPowerCut(path);
+        assert.equal(await text(["debugfs", "-R", "cat /root/kept", root]), "kept\n");
+        assert.deepEqual(temporary.overlays(), []);
+        return one();
+      }),
+  },
 ];
+
+/** script(1) makes the pseudo-terminal; Wine's conhost makes a console of Windows of it, and paints it. */
+function onPseudoTerminal(argv: readonly string[], env: Record<string, string>): Terminal {
+  const quoted = argv.map((word) => `'${word}'`).join(" ");
+  return new Terminal(["script", "-qec", quoted, "/dev/null"], {
+    env: { ...env, TERM: "xterm" },
+    onOutput: (text) => Deno.stderr.writeSync(encode(text)),
+  });
+}
+
+/** A folder for temporary files beside a disk, as programs on Wine are told of it, and hv's overlays in it. */
+async function temporaryFolder(disk: string) {
+  const folder = `${disk}.temporary`;
+  await Deno.mkdir(folder);
+  return {
+    // Wine has its own TEMP, whatever it is given, and its server reads TMPDIR too: a path that both understand.
+    env: { TMPDIR: folder },
+    overlays: () => [...Deno.readDirSync(folder)].map(({ name }) => name).filter((name) => name.startsWith("hv-")),
+    [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
+  };
+}
+
+/**
+ * A copy of the root file system of a disk whose guest lost its power, made whole by its journal.
+ * @throws if anything else is to repair
+ */
+async function rootAfterPowerCut(disk: string): Promise<string> {
+  const root = (await partitionsOf(disk)).at(-1)!;
+  const file = `${disk}.root`;
+  const place = [`skip=${root.offset}`, `count=${root.size}`, "iflag=skip_bytes,count_bytes"];
+  await tool(["dd", `if=${disk}`, `of=${file}`, ...place, "bs=1M", "conv=sparse", "status=none"]);
+  // 0 and 1: clean, or made clean by the journal. The second look tells that from damage.
+  const { code, stdout } = await new Deno.Command("e2fsck", { args: ["-p", file], stderr: "inherit" }).output();
+  assert.ok(code <= 1, `e2fsck -p ended with ${code}: ${new TextDecoder().decode(stdout)}`);
+  await tool(["e2fsck", "-fn", file]);
+  return file;
+}
+
+/** Waits until `done`; at most so many seconds. */
+async function until(done: () => boolean, seconds: number): Promise<void> {
+  for (const end = Date.now() + seconds * 1000; !done();) {
+    assert.ok(Date.now() < end, `${seconds} s passed before ${done}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
 
 const encode = (text: string) => new TextEncoder().encode(text);
 

@@ -91,6 +91,8 @@ export interface WineLab {
   command(args: readonly string[]): { argv: string[]; env: Record<string, string> };
   /** Runs deno.exe in the root of the repository; standard output and error together. */
   deno(args: readonly string[], options?: { env?: Record<string, string>; seconds?: number }): Promise<WineResult>;
+  /** Makes a folder of this machine a share, until it is disposed. */
+  share(folder: string): Promise<AsyncDisposable & { readonly path: string }>;
   /** WinHvPlatform.dll over this machine's /dev/kvm, as Windows spells it. */
   readonly shim: string;
 }
@@ -106,6 +108,17 @@ export async function wineLab(): Promise<WineLab> {
   return {
     shim: windowsPath(`${shim}/WinHvPlatform.dll`),
     command: (args) => ({ argv: [...program, ...args], env: WINE_ENV }),
+    share: async (folder) => {
+      // Wine finds \\SERVER\SHARE there; no network is asked.
+      const server = `hv-test-${crypto.randomUUID()}`;
+      const place = `${WINE_ENV.WINEPREFIX}/dosdevices/unc/${server}`;
+      await Deno.mkdir(place, { recursive: true });
+      await Deno.symlink(folder, `${place}/share`);
+      return {
+        path: `\\\\${server}\\share`,
+        [Symbol.asyncDispose]: () => Deno.remove(place, { recursive: true }),
+      };
+    },
     deno: async (args, { env = {}, seconds = 120 } = {}) => {
       const limited = ["timeout", "-k", "5", `${seconds}`, ...program, ...args];
       // No terminal and no DISPLAY: nothing may wait for a person.

@@ -64,6 +64,7 @@ typedef struct {
 static Partition partitions[MAX_PARTITIONS];
 static volatile int partitions_lock;
 static int cpuid_exits_offered;
+static int x2apic_refused;
 
 #ifndef _WIN32
 __attribute__((visibility("default"))) int SetEvent(HANDLE event);
@@ -285,6 +286,10 @@ EXPORT WHvSetPartitionProperty(
     case WHvPartitionPropertyCodeLocalApicEmulationMode:
       if (size != 4) return E_INVALIDARG;
       copy(&p->apic_mode, buffer, 4);
+      if (p->apic_mode == WHvX64LocalApicEmulationModeX2Apic && x2apic_refused) {
+        p->apic_mode = WHvX64LocalApicEmulationModeNone;
+        return WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG;
+      }
       return p->apic_mode <= 2 ? S_OK : E_INVALIDARG;
     case WHvPartitionPropertyCodeCpuidExitList:
       if (size % 4 || size > sizeof p->cpuid_exits) return E_INVALIDARG;
@@ -1695,6 +1700,12 @@ EXPORT WHvUnregisterPartitionDoorbellEvent(WHV_PARTITION_HANDLE handle, const WH
  */
 EXPORT ShimOfferCpuidExits(void) {
   cpuid_exits_offered = 1;
+  return S_OK;
+}
+
+/* From now on the platform's local APICs are xAPICs, as on a Windows that has no others. */
+EXPORT ShimRefuseX2Apic(void) {
+  x2apic_refused = 1;
   return S_OK;
 }
 
