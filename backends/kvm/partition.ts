@@ -13,6 +13,7 @@ import type {
   WakerHandle,
 } from "../../core/hypervisor.ts";
 import { HvError } from "../../core/errors.ts";
+import { checkRegion } from "../memory_region.ts";
 import { C, check, cString, Errno, errno, Kvm, KvmStruct, libc, systemError } from "./abi.ts";
 import { EventFd } from "./eventfd.ts";
 import { KvmDirtyPages } from "./dirty_pages.ts";
@@ -129,13 +130,7 @@ export class KvmPartition implements Partition {
   }
 
   mapMemory(region: MemoryRegion): void {
-    const { guestAddress, offset, size } = region;
-    for (const value of [guestAddress, offset, size]) {
-      if (!Number.isSafeInteger(value) || value < 0 || value % PAGE !== 0) {
-        throw new RangeError(`a memory region is made of whole pages: 0x${value.toString(16)}`);
-      }
-    }
-    if (size === 0 || offset + size > this.shared.memorySize) throw new RangeError("the region is outside host memory");
+    checkRegion(region, this.shared.memorySize);
     this.shared.locked(() => {
       const slot = this.shared.takeSlot(region);
       if (slot < 0) throw new RangeError("too many memory regions");

@@ -14,6 +14,7 @@ import type {
   Waker,
   WakerHandle,
 } from "../../core/hypervisor.ts";
+import { checkRegion } from "../memory_region.ts";
 import { adviseHugePages, hostAddress } from "./host_memory.ts";
 import { inWasmPages, type Layout, layoutFor, type Memories, PageAttribute, Shared } from "./layout.ts";
 import { Mailbox } from "./mailbox.ts";
@@ -91,11 +92,8 @@ export class SoftPartition implements Partition {
   mapMemory(region: MemoryRegion): void {
     const count = this.view.getUint32(Shared.REGION_COUNT, true);
     if (count === Shared.MAXIMUM_REGIONS) throw new RangeError("too many memory regions");
-    const { guestAddress, offset, size } = region;
-    if (!(guestAddress >= 0 && offset >= 0 && size > 0) || guestAddress % 4096 || offset % 4096 || size % 4096) {
-      throw new RangeError("a memory region is made of whole pages");
-    }
-    if (offset + size > this.layout.ram) throw new RangeError("a memory region reaches beyond the guest's memory");
+    checkRegion(region, this.layout.ram);
+    const { guestAddress, size } = region;
     for (let i = 0; i < count; i++) {
       const other = this.region(i);
       if (guestAddress < other.guestAddress + other.size && other.guestAddress < guestAddress + size) {

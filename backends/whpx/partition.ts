@@ -13,6 +13,7 @@ import type {
   WakerHandle,
 } from "../../core/hypervisor.ts";
 import { HvError } from "../../core/errors.ts";
+import { checkRegion } from "../memory_region.ts";
 import {
   ApicMode,
   Capability,
@@ -157,13 +158,8 @@ export class WhpxPartition implements Partition {
   }
 
   mapMemory(region: MemoryRegion): void {
-    const { guestAddress, offset, size } = region;
-    for (const value of [guestAddress, offset, size]) {
-      if (!Number.isSafeInteger(value) || value < 0 || value % PAGE !== 0) {
-        throw new RangeError(`a memory region is made of whole pages: 0x${value.toString(16)}`);
-      }
-    }
-    if (size === 0 || offset + size > this.shared.memorySize) throw new RangeError("the region is outside host memory");
+    checkRegion(region, this.shared.memorySize);
+    const { guestAddress, size } = region;
     this.shared.locked(() => {
       // WHvMapGpaRange would replace what is there.
       for (const other of this.shared.allRegions()) {
