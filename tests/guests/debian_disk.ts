@@ -70,7 +70,11 @@ UUID=${ROOT_UUID} / ext4 errors=remount-ro 0 1
 UUID=${ESP_SERIAL.slice(0, 4)}-${ESP_SERIAL.slice(4)} /boot/efi vfat umask=0077,x-systemd.device-timeout=30min 0 1
 END
 mkdir -p "$root/etc/systemd/system.conf.d"
-printf '[Manager]\\nDefaultTimeoutStartSec=30min\\n' > "$root/etc/systemd/system.conf.d/patience.conf"
+cat > "$root/etc/systemd/system.conf.d/patience.conf" <<END
+[Manager]
+DefaultTimeoutStartSec=30min
+DefaultDeviceTimeoutSec=30min
+END
 mkdir -p "$root/boot/efi" "$root/boot/grub"
 chroot "$root" passwd -q -d root
 cat > "$root/etc/default/grub" <<END
