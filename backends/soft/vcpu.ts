@@ -233,7 +233,7 @@ export class SoftVcpu implements Vcpu {
       const left = core.exports.run(this.budget);
       if (left === Leave.DECODE) this.decode(state.getBigUint64(State.MODE_KEY, true));
       else if (left === Leave.HOT) core.hot();
-      else if (left === Leave.ALONE) {
+      else if (left === Leave.ALONE || left === Leave.LIMIT) {
         const reason = this.runSlowly();
         if (reason >= 0) return reason;
       } else if (left > Leave.ATTENTION) {
@@ -290,7 +290,7 @@ export class SoftVcpu implements Vcpu {
       this.debugException(hit);
       return -1;
     }
-    if (this.nearLimit() && this.crossesLimit()) {
+    if (this.crossesLimit()) {
       if (this.core.exports.deliver(13, 0, Source.EXCEPTION) !== 0) this.shutDown = true;
       return -1;
     }
@@ -318,13 +318,15 @@ export class SoftVcpu implements Vcpu {
     const page = rip + (4095 - Number(this.linearRip() & 4095n));
     return page + MAXIMUM_LENGTH > state.getUint32(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.LIMIT, true);
   }
-  /** Whether the instruction at RIP begins within the limit and ends beyond it. */
+  /** Whether the instruction at RIP ends beyond the limit. */
   private crossesLimit(): boolean {
     const { state } = this;
-    const limit = state.getUint32(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.LIMIT, true);
-    const room = limit - state.getUint32(State.RIP, true) + 1;
-    if (room <= 0 || room >= MAXIMUM_LENGTH) return false;
     const mode = modeOf(state.getBigUint64(State.MODE_KEY, true));
+    const limit = state.getUint32(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.LIMIT, true);
+    if (mode === 64 || limit === 0xffff_ffff) return false;
+    const room = limit - state.getUint32(State.RIP, true) + 1;
+    if (room <= 0) return true;
+    if (room >= MAXIMUM_LENGTH) return false;
     const bytes = this.instructionBytes();
     return bytes.length >= room && decode(bytes, 0, room, mode) === DecodeFailure.TRUNCATED;
   }

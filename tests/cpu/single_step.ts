@@ -260,7 +260,7 @@ const DIFFERENCES: readonly (readonly [cpu: RegExp, words: string, holds: (d: Di
   ],
   [
     /8086/,
-    "IP does not wrap within an instruction: #GP on real processors, while ours goes on beyond 64 KiB",
+    "IP does not wrap: #GP on processors since the 80286, and on ours",
     ({ test }) => test.before.registers.ip! + test.bytes.length + PREFETCHED > 0xffff,
   ],
   [

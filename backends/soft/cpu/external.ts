@@ -29,6 +29,8 @@ export const Leave = {
   PAUSE: 8,
   /** The instruction, which has done nothing yet, wants the other vCPUs to be stopped. */
   ALONE: 9,
+  /** What comes next may reach beyond the limit of the code segment. */
+  LIMIT: 10,
 } as const;
 
 /** Kinds of logged accesses. */

@@ -1,5 +1,5 @@
 /** Instructions to blocks of micro-ops. */
-import { KEY_EM, KEY_OSFXSR, KEY_TS } from "../mode_key.ts";
+import { KEY_EM, KEY_LIMITED, KEY_OSFXSR, KEY_SINGLE, KEY_TS } from "../mode_key.ts";
 import { decode, DecodeFailure, type Instruction } from "../decode.ts";
 import { type OperandKind, Vector } from "../emitter.ts";
 import { Op, Reg, Seg } from "../layout.ts";
@@ -61,6 +61,9 @@ export class BlockAssembler {
     let instructions = 0;
     this.decoded.length = 0;
     let open = true;
+    // 16-bit code of 64 KiB and more is not KEY_LIMITED: its blocks ask themselves whether they end within the limit.
+    const asks = mode === 16 && !(key & (KEY_SINGLE | KEY_LIMITED));
+    if (asks) this.writeOp(at + ops++ * Op.BYTES, this.handlers.handler("limit", emitLimit), 0, 0);
     while (open && instructions < limit && offset < pageBytes) {
       // Only a block's first instruction may reach into the next page: then it stands alone.
       const instruction = decode(bytes, offset, instructions === 0 ? bytes.length - offset : pageBytes - offset, mode);
@@ -84,12 +87,13 @@ export class BlockAssembler {
       offset += instruction.length;
       open = !instruction.row.ends;
       if (crossing) {
-        this.writeEnd(at + ops++ * Op.BYTES, offset);
-        return { instructions, length: offset, crossing: true, ops };
+        open = false;
+        break;
       }
     }
     this.writeEnd(at + ops++ * Op.BYTES, offset);
-    return { instructions, length: offset, crossing: false, ops };
+    if (asks) this.view.setInt32(at + Op.IMMEDIATE, offset, true);
+    return { instructions, length: offset, crossing: offset > pageBytes, ops };
   }
 
   private writeOp(at: number, handler: number, offset: number, length: number): void {
@@ -208,6 +212,11 @@ export class BlockAssembler {
 /** The micro-op that goes on behind a block. */
 export function emitEnd(e: HandlerEmitter): void {
   e.continueBlock();
+}
+
+/** The micro-op before a block whose end is compared with the limit of the code segment. */
+function emitLimit(e: HandlerEmitter): void {
+  e.checkLimit();
 }
 
 /** Key of the micro-op that computes an address; `segment` is -1 where it adds nothing. */

@@ -1,7 +1,8 @@
 /** The interpreter's side of the emitter: operands are fields of the micro-op, registers lie in the state. */
 import { CpuFunc, type Target } from "../cpu_function.ts";
 import type { Instruction } from "../decode.ts";
-import { Emitter, stackFault } from "../emitter.ts";
+import { Leave } from "../cpu/external.ts";
+import { Emitter, Fault, stackFault } from "../emitter.ts";
 import { condition as conditionOf, FlagKind, type LazyFlags } from "../flags.ts";
 import { Op, Reg, Seg, Segment, State } from "../layout.ts";
 import type { Label, Local } from "../wasm/function.ts";
@@ -159,7 +160,8 @@ export class HandlerEmitter extends Emitter {
     return this.maskRip(next);
   }
   private maskRip(rip: I64): I64 {
-    return this.mode === 64 ? rip : rip.and(this.mode === 16 ? 0xffff : 0xffff_ffff);
+    // What runs over offset FFFF is beyond the limit, or goes on where that is further away.
+    return this.mode === 64 ? rip : rip.and(0xffff_ffff);
   }
   jumpTo(rip: I64): void {
     this.f.set64(State.RIP, rip);
@@ -194,6 +196,17 @@ export class HandlerEmitter extends Emitter {
   private follow(field: number): void {
     if (this.loop) this.loop.follow(this.op, field);
     else this.f.return(Next.BLOCK);
+  }
+  /** Leaves unless the block, as long as the micro-op says, ends within the limit of the code segment. */
+  checkLimit(): void {
+    const { f } = this;
+    const last = this.reg(Reg.RIP).add(this.op.i64(Op.IMMEDIATE)).sub(1);
+    const limit = f.s32(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.LIMIT);
+    f.if(last.gtU(limit.i64u()), () => {
+      f.set32(State.FAULT, Fault.EXIT);
+      f.set32(State.EXIT, Leave.LIMIT);
+      this.faultIf(i32(1));
+    });
   }
   endBlock(): void {
     this.jumpTo(this.nextRip());

@@ -172,12 +172,12 @@ export class RegionEmitter extends Emitter {
     };
     f.set(this.page, f.s64(State.RIP).sub(region.entry));
     if (!region.flat) {
-      // All of it lies in the code segment without RIP's wrapping around.
+      // All of it lies in the code segment without RIP's wrapping around, nor may it run over offset FFFF.
       const blocks = [...region.blocks.values()];
       const first = this.page.add(Math.min(...blocks.map(({ start }) => start)));
       const last = this.page.add(Math.max(...blocks.map(({ end }) => end)) - 1);
       const limit = f.s32(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.LIMIT).i64u();
-      const wraps = region.mode === 16 ? last.gtS(0xffff) : i32(0);
+      const wraps = region.mode === 16 ? last.gtS(0xfffe) : i32(0);
       f.if(first.ltS(0).or(last.gtS(limit)).or(wraps), refuse);
     }
     for (const { distance, physical } of otherPages) {
