@@ -1,7 +1,7 @@
 /**
  * Whole machines on the software CPU against QEMU's TCG, in the same run.
  *
- *     deno run -A bench/soft_boot.ts [--disks=demo,debian] [--rounds=1] [--idle=30] [--only-hv]
+ *     deno run -A bench/soft_boot.ts [--disks=demo,debian] [--rounds=1] [--idle=30] [--only-hv] [--console=serial|virtio]
  *
  * Each disk is booted to its login prompt on both in turns, one vCPU, QEMU with the same kernel, initrd and command line
  * (q35, direct kernel). CPU seconds, user and system, of all threads from the process's start to the prompt. At hv's
@@ -33,6 +33,8 @@ const { values } = parseArgs({
     rounds: { type: "string", default: "1" },
     idle: { type: "string", default: "30" },
     "only-hv": { type: "boolean", default: false },
+    /** Of hv; TCG's is always serial. */
+    console: { type: "string", default: "serial" },
   },
 });
 
@@ -120,7 +122,7 @@ for (const name of values.disks.split(",") as (keyof typeof DISKS)[]) {
     Deno.writeFileSync(`${folder}/initrd`, boot.initrd);
     const hv = [
       ...[Deno.execPath(), "run", "-A", "--no-check", "--quiet", main, "run", disk],
-      ...["--ephemeral", "--backend", "soft", "--memory", `${memory}M`],
+      ...["--ephemeral", "--backend", "soft", "--memory", `${memory}M`, "--console-device", values.console],
     ];
     const tcg = [
       ...["qemu-system-x86_64", "-nodefaults", "-no-reboot", "-nographic", "-monitor", "none", "-serial", "stdio"],
