@@ -17,6 +17,8 @@ const TIME = 1767225600;
 const INCLUDE = [
   ...["python3", "libpython3.11-testsuite", "perl", "gcc", "libc6-dev"],
   ...["openssl", "sqlite3", "xz-utils", "zstd", "gzip", "bzip2"],
+  // What the programs' own tests are built with.
+  ...["make", "tcl8.6-dev"],
 ];
 
 /** The first program of the guest: the other disk says what to do. */
@@ -36,11 +38,10 @@ export interface ProgramsDisk {
 async function bootstrap(tree: string): Promise<void> {
   await Deno.writeTextFile(`${tree}.list`, await debianSources());
   const argv = ["mmdebstrap", "--mode=root", "--variant=minbase", `--include=${INCLUDE.join(",")}`];
-  // Root's temporary directory is a file system of its own in the guest and here.
-  const hooks = ["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"];
-  await tool([...argv, ...hooks, codename(), tree, `${tree}.list`], { env: TOOL_ENV });
+  await tool([...argv, codename(), tree, `${tree}.list`], { env: TOOL_ENV });
   await Deno.remove(`${tree}.list`);
-  await tool(["rm", "-rf", `${tree}/var/cache/apt`, `${tree}/var/lib/apt/lists`]);
+  const unused = ["var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man"];
+  await tool(["rm", "-rf", ...unused.map((path) => `${tree}/${path}`)]);
   await Deno.copyFile(await busybox(), `${tree}/bin/busybox`);
   await Deno.copyFile(Deno.execPath(), `${tree}/usr/bin/deno`);
   await Deno.writeTextFile(`${tree}/sbin/hv-checks`, INIT, { mode: 0o755 });
