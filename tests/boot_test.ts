@@ -84,9 +84,13 @@ for (const backend of backends) {
         await shell.run(`sleep ${time}`);
         return seconds() - from;
       };
-      const most = [await slept(1), await slept(1), await slept(1)];
-      const best = Math.min(...most);
-      assert.ok(best >= 1 && best < 1.05, `sleep 1 took ${most.map((one) => one.toFixed(3)).join(", ")} s`);
+      // What the shell and the console take, and a host that is busy, is not the timer's.
+      const none = Math.min(await slept(0), await slept(0), await slept(0));
+      const times: number[] = [];
+      do times.push(await slept(1)); while (times.at(-1)! - none >= 1.05 && times.length < 5);
+      const words = times.map((one) => one.toFixed(3)).join(", ");
+      assert.ok(times.every((one) => one >= 1), `sleep 1 took ${words} s`);
+      assert.ok(times.at(-1)! - none < 1.05, `sleep 1 took ${words} s, sleep 0 ${none.toFixed(3)}`);
     });
 
     await t.step("clocks do not drift under load", async () => {
