@@ -2,8 +2,9 @@
 import { Exit } from "../../../core/hypervisor.ts";
 import { X64_STATE_BYTES } from "../../../core/x64_state.ts";
 import { startState } from "../../../tests/conformance/guest.ts";
-import { Shared, State } from "../layout.ts";
+import { State } from "../layout.ts";
 import { SoftPartition } from "../partition.ts";
+import { testMode } from "../test_mode.ts";
 import type { SoftVcpu } from "../vcpu.ts";
 
 /** Guest addresses. */
@@ -20,9 +21,11 @@ export class Rig {
   /** @param threshold runs of a block before it is compiled; -1: interpreter only */
   constructor(threshold: number, megabytes = 32) {
     const size = megabytes * 2 ** 20;
+    const usual = testMode.threshold;
+    testMode.threshold = threshold;
     this.partition = new SoftPartition({ architecture: "x86_64", cpus: 1, memory: size, epoch: 0 } as never);
+    testMode.threshold = usual;
     const { buffer, byteOffset } = this.partition.memory();
-    new DataView(buffer).setInt32(Shared.JIT_THRESHOLD, threshold, true);
     this.bytes = new Uint8Array(buffer, byteOffset, size);
     this.view = new DataView(buffer, byteOffset, size);
     this.partition.mapMemory({ guestAddress: 0, offset: 0, size });
