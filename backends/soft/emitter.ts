@@ -10,7 +10,7 @@ import type { CpuFunc } from "./cpu_function.ts";
 import { bits, carry, condition, FlagKind, type LazyFlags } from "./flags.ts";
 import { Reg, State, Tlb } from "./layout.ts";
 import type { Label, Local } from "./wasm/function.ts";
-import { type Pointer, pointerOf } from "./wasm/memory.ts";
+import { nowhere, type Pointer, pointerOf } from "./wasm/memory.ts";
 import { declare } from "./wasm/module.ts";
 import { type F32, type F64, type I32, type I64, i64, Type, type V128 } from "./wasm/values.ts";
 
@@ -217,7 +217,7 @@ export abstract class Emitter {
       if (!locked) f.set(old, place.signed(bits));
     }, () => {
       this.enterSlowPath();
-      f.set(place, place.sub(place));
+      f.set(place, nowhere());
       // What no atomic of the host's can do; while data breakpoints are armed, nothing is in the TLB.
       if (locked) this.aloneIf(address.i32().and(bytes - 1).or(f.s32(State.WATCH)));
       f.set(old, f.call64(loadForWriteSlow, address, bytes).sx(bits));
@@ -226,9 +226,9 @@ export abstract class Emitter {
       if (locked) f.if(aligned, () => f.set(place, this.placeOf(address, entry, Tlb.WRITE)));
     });
     const update = (retry: Label | null) => {
-      if (retry) f.if(place.eqz().eqz(), () => f.set(old, place.atomicLoad(bits).sx(bits)));
+      if (retry) f.if(place.isNowhere().eqz(), () => f.set(old, place.atomicLoad(bits).sx(bits)));
       const value = f.i64(change(old));
-      f.if(place.eqz(), () => {
+      f.if(place.isNowhere(), () => {
         this.enterSlowPath();
         f.do(storeSlow, address, bytes, value);
         this.faultIf(f.s32(State.FAULT));

@@ -3,8 +3,10 @@ import assert from "node:assert/strict";
 import { X64 } from "../../core/x64_state.ts";
 import { Assembler, at } from "../../tests/conformance/assembler.ts";
 import { needs } from "../../tests/skip.ts";
+import { startState } from "../../tests/conformance/guest.ts";
 import { DONE_PORT, Place, Rig } from "./jit/rig.ts";
 import { soft } from "./hypervisor.ts";
+import { testMode } from "./test_mode.ts";
 
 const GIB = 2 ** 30;
 const END = 16 * GIB;
@@ -56,6 +58,7 @@ for (const [tier, threshold] of [["interpreter", -1], ["regions", 1]] as const) 
       code.unary("dec", "ebp").jcc("ne", "pass").out(DONE_PORT, "al");
       rig.load(code.assemble());
       assert.equal(rig.run(), 0);
+      if (threshold > 0) assert.ok(rig.vcpu.core.jit!.statistics.regions > 0, "nothing was compiled");
       const state = new DataView(rig.state().buffer);
       const register = (number: number) => state.getBigUint64(X64.GPR + number * 8, true);
       assert.equal(register(8), 0x1122_3344_5566_7789n, "the last word");
@@ -74,6 +77,43 @@ for (const [tier, threshold] of [["interpreter", -1], ["regions", 1]] as const) 
       rig.partition.close();
     }
   });
+}
+
+// In a memory of its own guest RAM begins at 0, which elsewhere stands for no address.
+for (const separateRam of [false, true]) {
+  for (const [tier, threshold] of [["interpreter", -1], ["regions", 1]] as const) {
+    Deno.test(`${tier}: guest address 0 is memory like any other${separateRam ? ", in a memory of its own" : ""}`, () => {
+      testMode.separateRam = separateRam;
+      let rig: Rig;
+      try {
+        rig = new Rig(threshold);
+      } finally {
+        testMode.separateRam = false;
+      }
+      assert.equal(rig.partition.memory().byteOffset === 0, separateRam);
+      // The page tables' root is there, too: its first entry is what every translation reads.
+      rig.view.setBigUint64(0, rig.view.getBigUint64(Place.TABLES, true), true);
+      rig.view.setBigUint64(Place.TABLES, 0n, true);
+      const state = startState(64);
+      new DataView(state).setBigUint64(X64.CR3, 0n, true);
+      const code = new Assembler(64, Place.CODE).mov("ebp", PASSES).arithmetic("xor", "ebx", "ebx");
+      // Bit 9 and up of an entry are software's (SDM vol. 3, table 4-15): bit 9 is added to and taken away.
+      const cell = at({ base: "rbx", size: 4 });
+      code.label("pass").mov("eax", cell).mov("r8", "rax").lock().arithmetic("add", cell, 0x200).mov("eax", cell);
+      code.mov("r9", "rax").arithmetic("sub", cell, 0x200).mov("eax", cell).mov("r10", "rax");
+      // Anew: each translation reads the root again.
+      code.mov("rax", 0).bytes(0x0f, 0x22, 0xd8); // mov cr3, rax
+      code.unary("dec", "ebp").jcc("ne", "pass").out(DONE_PORT, "al");
+      rig.load(code.assemble(), state);
+      assert.equal(rig.run(), 0);
+      const found = new DataView(rig.state().buffer);
+      const root = BigInt(Place.TABLES + 0x1000) | 0x23n; // accessed, by the walks
+      const register = (number: number) => found.getBigUint64(X64.GPR + number * 8, true);
+      assert.deepEqual([register(8), register(9), register(10)], [root, root + 0x200n, root]);
+      rig.vcpu.close();
+      rig.partition.close();
+    });
+  }
 }
 
 Deno.test("more than 16 GiB is refused in words", () => {

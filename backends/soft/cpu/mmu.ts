@@ -16,7 +16,7 @@ import { MAXIMUM_LENGTH } from "../decode.ts";
 import { Flag } from "../flags.ts";
 import { CpuArea, InstructionTlb, PageAttribute, Seg, Segment, Shared, State, Tlb } from "../layout.ts";
 import { KEY_LIMITED, KEY_LONG } from "../mode_key.ts";
-import { isMemory64, type Pointer, pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
+import { isMemory64, nowhere, type Pointer, pointer, pointerOf, pointerOf32 } from "../wasm/memory.ts";
 import type { Module } from "../wasm/module.ts";
 import { type I32, i32, type I64, i64, select, splat, Type } from "../wasm/values.ts";
 import { externalRead, externalWrite, Leave, noteBreakpoints } from "./external.ts";
@@ -71,7 +71,7 @@ const RESERVED = ((1n << 52n) - 1n) & ~((1n << BigInt(PHYSICAL_BITS)) - 1n);
 
 /** (linear, {@link Access}) -> physical address; sets FAULT (#PF, #GP). */
 export const translate = declare("translate", [Type.i64, Type.i32], Type.i64);
-/** Physical address -> address in this memory, or 0; a read-only region also gives 0 when `write` is 1. */
+/** Physical address -> address of RAM, or {@link nowhere}, as for a read-only region when `write` is 1. */
 export const hostOf = declare("host_of", [Type.i64, Type.i32], "pointer");
 export const flushTlb = declare("flush_tlb", [], null);
 export const flushPage = declare("flush_page", [Type.i64], null);
@@ -147,7 +147,7 @@ export function defineMmu(module: Module, target: Target): void {
         f.br(again);
       });
     });
-    f.return(pointer(0));
+    f.return(nowhere());
   });
 
   // #PF with its address; gives -1.
@@ -228,7 +228,7 @@ export function defineMmu(module: Module, target: Target): void {
           // PAE: four page-directory-pointer entries, without permissions.
           const pointers = f.i64(f.s64(State.CR3).and(0xffff_ffe0));
           f.set(place, f.callPointer(hostOf, pointers.add(linear.shrU(30).and(3).shl(3)), 0).inRam());
-          f.if(place.eqz(), () => fail(0));
+          f.if(place.isNowhere(), () => fail(0));
           f.set(entry, place.i64());
           f.if(entry.has(1).eqz(), () => fail(0));
           f.set(table, entry.and(PAGE_FRAME));
@@ -236,7 +236,7 @@ export function defineMmu(module: Module, target: Target): void {
         });
         f.loop((next) => {
           f.set(place, f.callPointer(hostOf, table.add(linear.shrU(shift).and(511).shl(3)), 0).inRam());
-          f.if(place.eqz(), () => fail(0));
+          f.if(place.isNowhere(), () => fail(0));
           f.set(entry, place.atomicLoad(64));
           f.if(entry.has(1).eqz(), () => fail(0));
           const large = f.i32(entry.has(0x80));
@@ -269,7 +269,7 @@ export function defineMmu(module: Module, target: Target): void {
           place,
           f.callPointer(hostOf, table.u32().add(linear.shrU(shift).and(1023).shl(2)), 0).inRam(),
         );
-        f.if(place.eqz(), () => fail(0));
+        f.if(place.isNowhere(), () => fail(0));
         f.set(entry, place.atomicLoad(32));
         f.if(entry.has(1).eqz(), () => fail(0));
         f.set(writable, writable.and(entry.i32().shrU(1)));
@@ -388,7 +388,7 @@ export function defineMmu(module: Module, target: Target): void {
     // kernel's own code comes by the processor's stores.
     f.if(f.s32(State.CPL).eq(3).or(f.s64(State.CR0).has(CR0.PG).eqz()), () => {
       const host = f.pointer(f.callPointer(hostOf, physical, 0).inRam());
-      f.if(host.eqz().eqz(), () => {
+      f.if(host.isNowhere().eqz(), () => {
         const page = f.i32(attributesOf(f, host).low());
         f.if(pointerOf32(page).u8(attributesAt).has(PageAttribute.HAS_CODE), () => {
           const known = pointerOf32(page.shl(3)).i64(target.layout.pageHashes);
@@ -505,7 +505,7 @@ export function defineMmu(module: Module, target: Target): void {
       guard(f, i64(0));
       noteBreakpoints(f, address, bytes, (kind) => kind.eq(3));
       const host = f.pointer(f.callPointer(hostOf, physical, extra & Access.WRITE).inRam());
-      f.if(host.eqz(), () => f.return(f.call64(externalRead, physical, bytes)));
+      f.if(host.isNowhere(), () => f.return(f.call64(externalRead, physical, bytes)));
       // What will be stored to next may be stored to from now on: a locked access then goes on atomically.
       if (extra !== 0) beforeStore(f, host);
       fill(f, address, host, extra !== 0);
@@ -549,7 +549,7 @@ export function defineMmu(module: Module, target: Target): void {
     guard(f);
     noteBreakpoints(f, address, bytes, (kind) => kind.and(1));
     const host = f.pointer(f.callPointer(hostOf, physical, 1).inRam());
-    f.if(host.eqz(), () => {
+    f.if(host.isNowhere(), () => {
       f.do(externalWrite, physical, bytes, value);
       f.return();
     });
@@ -566,7 +566,7 @@ export function defineMmu(module: Module, target: Target): void {
     const physical = f.i64(f.call64(translate, address, Access.IMPLICIT));
     guard(f, i64(0));
     const host = f.pointer(f.callPointer(hostOf, physical, 0).inRam());
-    f.if(host.eqz(), () => f.return(f.call64(externalRead, physical, bytes)));
+    f.if(host.isNowhere(), () => f.return(f.call64(externalRead, physical, bytes)));
     fill(f, address, host, false, supervisor(f));
     f.return(loadFrom(f, host, bytes));
   });
@@ -583,7 +583,7 @@ export function defineMmu(module: Module, target: Target): void {
     const physical = f.i64(f.call64(translate, address, Access.IMPLICIT | Access.WRITE));
     guard(f);
     const host = f.pointer(f.callPointer(hostOf, physical, 1).inRam());
-    f.if(host.eqz(), () => {
+    f.if(host.isNowhere(), () => {
       f.do(externalWrite, physical, bytes, value);
       f.return();
     });

@@ -21,7 +21,7 @@ import { writes } from "../interpreter/assemble.ts";
 import { segmentLinear } from "../interpreter/handler.ts";
 import { InstructionTlb, Reg, Seg, Segment, State, Tlb } from "../layout.ts";
 import type { Label, Local } from "../wasm/function.ts";
-import { type Pointer, pointerOf } from "../wasm/memory.ts";
+import { nowhere, type Pointer, pointerOf } from "../wasm/memory.ts";
 import { declare } from "../wasm/module.ts";
 import { type I32, i32, type I64, i64, Type, type V128 } from "../wasm/values.ts";
 import type { RegionFunc } from "./function.ts";
@@ -540,12 +540,12 @@ export class RegionEmitter extends Emitter {
       f.set(place, at);
       f.set(old, place.signed(bits));
     }, () => {
-      f.set(place, place.sub(place));
+      f.set(place, nowhere());
       f.set(old, f.call64(loadForWriteSlow, address, bits >> 3).sx(bits));
       this.faultIf(f.s32(State.FAULT));
     });
     const value = f.i64(change(old));
-    f.if(place.eqz(), () => {
+    f.if(place.isNowhere(), () => {
       f.markCold();
       f.do(storeSlow, address, bits >> 3, value);
       this.faultIf(f.s32(State.FAULT));

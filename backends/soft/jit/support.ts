@@ -41,7 +41,7 @@ export function defineRegionSupport(module: Module, target: Target): void {
     const physical = f.i64(f.call64(translate, address, Access.WRITE));
     guard(f);
     const host = f.pointer(f.callPointer(hostOf, physical, 1).inRam());
-    f.if(host.eqz().eqz(), () => {
+    f.if(host.isNowhere().eqz(), () => {
       f.if(attributeOf(host).has(PageAttribute.HAS_CODE), () => {
         f.set32(State.FAULT, Fault.RETRY);
         f.return();

@@ -70,6 +70,13 @@ export class Pointer extends Value {
   eqz(): I32 {
     return new I32([...this.code, memory64 ? 0x50 : 0x45]);
   }
+  eq(o: Pointer): I32 {
+    return new I32([...this.code, ...o.code, memory64 ? 0x51 : 0x46]);
+  }
+  /** Whether it is {@link nowhere}. */
+  isNowhere(): I32 {
+    return separate ? this.eq(nowhere()) : this.eqz();
+  }
 
   private at(op: number, offset: number): number[] {
     const code = this.code.slice();
@@ -207,6 +214,11 @@ export class Pointer extends Value {
 /** A constant address. */
 export function pointer(value: number): Pointer {
   return new Pointer(memory64 ? i64(value).code : i32(value).code);
+}
+
+/** What stands for no address in guest RAM: 0, unless RAM begins there; then the highest, which is in no memory. */
+export function nowhere(): Pointer {
+  return pointer(separate ? -1 : 0).inRam();
 }
 
 /** An i64 as an address, cut to its width. */
