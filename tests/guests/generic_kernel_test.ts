@@ -29,7 +29,7 @@ for (const backend of backends) {
         await copyDisk(await debianDisk(), `${folder}/disk.img`);
         await Deno.writeFile(`${folder}/initrd`, await initrd(kernel, MODULES));
         const files = { initrd: `${folder}/initrd`, image: `${folder}/disk.img` };
-        await bootGenericKernel({ backend, kernel: kernel.vmlinuz, ...files });
+        await bootGenericKernel({ backend, kernel: kernel.vmlinuz, release: kernel.release, ...files });
         await proveWritten(`${folder}/disk.img`);
       } finally {
         await Deno.remove(folder, { recursive: true });

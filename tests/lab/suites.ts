@@ -136,7 +136,7 @@ export const suites: readonly Suite[] = [
           await using machine = await lab({ files, memory: "2G", disks: [`${folder}/disk.img`], echo: true });
           const script = "deno run -A --no-check tests/guests/generic_kernel.ts kvm";
           const { code, output } = await machine.run(
-            `${script} /lab/generic/kernel /lab/generic/initrd /dev/vda && sync`,
+            `${script} /lab/generic/kernel ${kernel.release} /lab/generic/initrd /dev/vda && sync`,
             1800,
           );
           if (code !== 0) return readTally(output, code);
