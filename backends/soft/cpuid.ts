@@ -1,16 +1,10 @@
 /** What CPUID says: exactly what the instruction table has. */
 
 import { TSC_FREQUENCY } from "../../core/clock.ts";
-import { HYPERVISOR_LEAVES } from "../x64/hypervisor_leaves.ts";
+import { HYPERVISOR_LEAVES, lettersAt } from "../x64/hypervisor_leaves.ts";
 
 const VENDOR = "GenuineIntel";
 const BRAND = "hv software CPU (x86-64-v2)";
-
-function word(text: string, at: number): number {
-  let value = 0;
-  for (let i = 0; i < 4; i++) value |= (text.charCodeAt(at + i) || 0) << (8 * i);
-  return value;
-}
 
 const bits = (...numbers: number[]) => numbers.reduce((all, n) => all | (1 << n), 0);
 
@@ -34,7 +28,7 @@ export function cpuid(leaf: number, subleaf: number, context: CpuidContext, out:
   };
   switch (leaf >>> 0) {
     case 0:
-      return set(0x16, word(VENDOR, 0), word(VENDOR, 8), word(VENDOR, 4));
+      return set(0x16, lettersAt(VENDOR, 0), lettersAt(VENDOR, 8), lettersAt(VENDOR, 4));
     case 1:
       return set(
         // Family 6, model 9EH, stepping 13.
@@ -85,7 +79,7 @@ export function cpuid(leaf: number, subleaf: number, context: CpuidContext, out:
     case 0x8000_0003:
     case 0x8000_0004: {
       const at = ((leaf & 0xf) - 2) * 16;
-      return set(word(BRAND, at), word(BRAND, at + 4), word(BRAND, at + 8), word(BRAND, at + 12));
+      return set(lettersAt(BRAND, at), lettersAt(BRAND, at + 4), lettersAt(BRAND, at + 8), lettersAt(BRAND, at + 12));
     }
     case 0x8000_0007:
       // Invariant TSC.

@@ -23,16 +23,19 @@ const SIGNATURE_LEAF = 0x4000_0000;
 const FEATURES_LEAF = 0x4000_0001;
 const SIGNATURE = "KVMKVMKVM\0\0\0";
 
-function word(at: number): number {
+/** Four letters of a text, as CPUID has them in a register; zeroes behind its end. */
+export function lettersAt(text: string, at: number): number {
   let value = 0;
-  for (let i = 0; i < 4; i++) value |= SIGNATURE.charCodeAt(at + i) << (8 * i);
+  for (let i = 0; i < 4; i++) value |= text.charCodeAt(at + i) << (8 * i);
   return value;
 }
+
+const letters = (at: number) => lettersAt(SIGNATURE, at);
 
 /** All leaves from 40000000h on that there are. */
 export const HYPERVISOR_LEAVES: readonly CpuidLeaf[] = [
   // EAX: the highest of them.
-  { leaf: SIGNATURE_LEAF, eax: FEATURES_LEAF, ebx: word(0), ecx: word(4), edx: word(8) },
+  { leaf: SIGNATURE_LEAF, eax: FEATURES_LEAF, ebx: letters(0), ecx: letters(4), edx: letters(8) },
   // EAX: features; EDX: hints.
   { leaf: FEATURES_LEAF, eax: 0, ebx: 0, ecx: 0, edx: 0 },
 ];
