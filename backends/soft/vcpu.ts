@@ -271,7 +271,10 @@ export class SoftVcpu implements Vcpu {
     this.pending = "nothing";
   }
 
-  /** One instruction under TF, single step, breakpoints or in the shadow of STI or MOV SS; an exit, or -1. */
+  /**
+   * One instruction under TF, single step, breakpoints, in the shadow of STI or MOV SS, near the code segment's limit, or
+   * with the other vCPUs stopped; an exit, or -1.
+   */
   private runSlowly(): number {
     const { state } = this;
     const rip = this.linearRip();
@@ -321,9 +324,10 @@ export class SoftVcpu implements Vcpu {
   /** Whether the instruction at RIP ends beyond the limit. */
   private crossesLimit(): boolean {
     const { state } = this;
-    const mode = modeOf(state.getBigUint64(State.MODE_KEY, true));
     const limit = state.getUint32(State.SEGMENTS + Seg.CS * Segment.BYTES + Segment.LIMIT, true);
-    if (mode === 64 || limit === 0xffff_ffff) return false;
+    if (limit === 0xffff_ffff) return false;
+    const mode = modeOf(state.getBigUint64(State.MODE_KEY, true));
+    if (mode === 64) return false;
     const room = limit - state.getUint32(State.RIP, true) + 1;
     if (room <= 0) return true;
     if (room >= MAXIMUM_LENGTH) return false;
