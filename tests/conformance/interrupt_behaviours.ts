@@ -4,25 +4,14 @@ import { X64 } from "../../core/x64_state.ts";
 import { type Assembler, at } from "./assembler.ts";
 import { type Behaviour, runsOnTcg, Skip, withGuest } from "./behaviour.ts";
 import { type Guest, Layout, startState } from "./guest.ts";
+import { enableApic, LOCAL_APIC, store } from "./local_apic.ts";
 import { PROGRESS_PORT, Shared } from "./protocol.ts";
 
-export const LOCAL_APIC = 0xfee0_0000;
 const IO_APIC = 0xfec0_0000;
 const { DATA } = Layout;
 const KICKS = 1000;
 /** target/i386/tcg/sysemu/svm_helper.c, helper_vmrun: int_state, which an exit saves, is not loaded. */
 const SHADOWLESS = "QEMU's emulated SVM forgets STI's shadow when it is left in it";
-
-/** Stores a 32-bit value at an address above 2 GiB; uses rbx. */
-export function store(code: Assembler, address: number, value: number): Assembler {
-  return code.mov("ebx", address).mov(at({ base: "rbx", size: 4 }), value);
-}
-
-/** Switches the local APIC on (SDM vol. 3, 11.9: spurious vector register bit 8), and the 8259's way in, LINT0, off. */
-export function enableApic(code: Assembler): Assembler {
-  store(code, LOCAL_APIC + 0x350, 0x1_0000);
-  return store(code, LOCAL_APIC + 0xf0, 0x1ff);
-}
 
 /** Redirection entry of a line (82093AA datasheet, 3.2.4): vector, trigger mode, to APIC 0. */
 function route(code: Assembler, line: number, vector: number, level: boolean): void {

@@ -4,7 +4,7 @@ import { X64 } from "../../core/x64_state.ts";
 import { type Assembler, at } from "./assembler.ts";
 import { type Behaviour, hexOf, MODES, runsOnTcg, Skip, withGuest } from "./behaviour.ts";
 import { type Guest, Layout, startState } from "./guest.ts";
-import { enableApic, LOCAL_APIC, store } from "./interrupt_behaviours.ts";
+import { enableApic, LOCAL_APIC, store } from "./local_apic.ts";
 
 const { DATA } = Layout;
 /** No CPU and no paravirtual interface has this one. */
