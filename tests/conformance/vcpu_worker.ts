@@ -22,7 +22,7 @@ let partition: Partition | null = null;
 let vcpu: Vcpu | null = null;
 let controllers: Controllers | null = null;
 let words: Int32Array = new Int32Array(Shared.WORDS);
-/** More exits than any behaviour has without being interrupted. */
+/** More exits than any behaviour has without being interrupted or telling its progress, which some do all the time. */
 const MAX_EXITS = 200_000;
 
 self.onmessage = async ({ data: request }) => {
@@ -79,8 +79,10 @@ function loop(vcpu: Vcpu, request: RunRequest, log: string[], answers: number[])
     switch (reason) {
       case Exit.IO_WRITE:
         if (vcpu.port === DONE_PORT) return "done";
-        if (vcpu.port === PROGRESS_PORT) count(Shared.PROGRESS);
-        else {
+        if (vcpu.port === PROGRESS_PORT) {
+          since = 0;
+          count(Shared.PROGRESS);
+        } else {
           for (let i = 0; i < vcpu.count; i++) log.push(`out ${hex(vcpu.port)} ${data(dataOffset + i * size, size)}`);
         }
         break;
