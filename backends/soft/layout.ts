@@ -265,10 +265,16 @@ export const CpuArea = {
   BLOCK_TABLE: 4096 + Tlb.PRIVILEGES * Tlb.BYTES + InstructionTlb.PRIVILEGES * InstructionTlb.BYTES,
   BLOCKS: 4096 + Tlb.PRIVILEGES * Tlb.BYTES + InstructionTlb.PRIVILEGES * InstructionTlb.BYTES + BlockTable.BYTES,
   BLOCKS_BYTES: 48 << 20,
+  /** What a region's loop knows of the pages it touched last: {@link LastPages}. */
+  LAST_PAGES: 4096 + Tlb.PRIVILEGES * Tlb.BYTES + InstructionTlb.PRIVILEGES * InstructionTlb.BYTES + BlockTable.BYTES +
+    (48 << 20),
 } as const;
 
+/** For each general register reads, then writes, as entries of {@link Tlb}; valid while one region runs. */
+export const LastPages = { ENTRY: 16, WRITE: 16 * 16, BYTES: 2 * 16 * 16 } as const;
+
 /** Bytes of a vCPU's block. */
-export const CPU_BYTES = (CpuArea.BLOCKS + CpuArea.BLOCKS_BYTES + 0xffff) & ~0xffff;
+export const CPU_BYTES = (CpuArea.LAST_PAGES + LastPages.BYTES + 0xffff) & ~0xffff;
 
 /** Where things are for a partition of so many vCPUs and so much RAM. */
 export interface Layout {

@@ -19,11 +19,11 @@ import { bits, carry, condition, FlagKind, type LazyFlags } from "../flags.ts";
 import { Attribute, DATA_MASK, PLAIN_DATA } from "../cpu/segments.ts";
 import { writes } from "../interpreter/assemble.ts";
 import { segmentLinear } from "../interpreter/handler.ts";
-import { InstructionTlb, Reg, Seg, Segment, State, Tlb } from "../layout.ts";
+import { CpuArea, InstructionTlb, LastPages, Reg, Seg, Segment, State, Tlb } from "../layout.ts";
 import type { Label, Local } from "../wasm/function.ts";
 import { nowhere, type Pointer, pointerOf } from "../wasm/memory.ts";
 import { declare } from "../wasm/module.ts";
-import { type I32, i32, type I64, i64, Type, type V128 } from "../wasm/values.ts";
+import { type I32, i32, I64, i64, Low32, Type, type V128 } from "../wasm/values.ts";
 import type { RegionFunc } from "./function.ts";
 import type { Region } from "./region.ts";
 import { flagResult, regionPage, unresolved } from "./support.ts";
@@ -36,9 +36,9 @@ const DERIVED = new Set(["add", "sub", "cmp", "neg", "xadd", "cmpxchg"]);
 const KEEPS_OTHERS = new Set("rol ror rcl rcr bt bts btr btc bsf bsr inc dec clc stc cmc".split(" "));
 
 /** Rows whose low 32 bits follow from the operands' low 32 bits, flags aside. */
-const LOW = new Set("add sub and or xor not mov bswap rol ror shl shr imul".split(" "));
-/** Those of them that would only cut the result once more. */
-const UNCUT = new Set("add sub and or xor not".split(" "));
+const LOW = new Set("mov not bswap rol ror shl shr imul".split(" "));
+/** Rows whose flags do so as well. */
+const LOW_FLAGS = new Set("add sub and or xor cmp test neg inc dec".split(" "));
 
 /** What is known of the flags when code is generated. */
 export interface FlagState {
@@ -46,6 +46,8 @@ export interface FlagState {
   kind: number;
   /** Not 0: the result is A ± B sign-extended from so many bits, and not in its local. */
   derived: number;
+  /** A, B and the result count in their low 32 bits only. */
+  narrow: boolean;
   /** The kind is in a local and is none of ADD SUB ADC SBB: CF is bit 0 of A. */
   simple: boolean;
 }
@@ -57,11 +59,11 @@ export interface OtherPage {
   physical: number;
 }
 
-/** The page that accesses through one register touched last: a loop mostly stays in it. */
-interface LastPage {
-  tag: Local<I64>;
-  addend: Local<Pointer>;
-}
+/**
+ * Where the page is that accesses through one register touched last: in {@link LastPages}, at this offset. Not in
+ * locals: with those of the guest they are more than a host has registers, and are moved wherever paths meet.
+ */
+type LastPage = number;
 
 /** The register an instruction's accesses follow: {@link RegionEmitter.prepare}; -1 for none. */
 export function followed(i: Instruction): number {
@@ -75,7 +77,7 @@ export class RegionEmitter extends Emitter {
   protected faultLabel: Label = { depth: 0 };
   /** Instructions of this path that the budget has not been charged for. */
   pending = 0;
-  state: FlagState = { kind: -1, derived: 0, simple: false };
+  state: FlagState = { kind: -1, derived: 0, narrow: false, simple: false };
   /** No one will see the flags that this instruction sets. */
   flagsUnseen = false;
   /** The condition of the branch just emitted; null: always. */
@@ -100,9 +102,9 @@ export class RegionEmitter extends Emitter {
 
   /** Whether the code is of a loop. */
   inLoop = false;
-  private readonly lastRead: (LastPage | undefined)[] = [];
-  private readonly lastWritten: (LastPage | undefined)[] = [];
-  /** Registers are read as they are: only 32 bits of the result count. */
+  private readonly lastRead: LastPage[] = [];
+  private readonly lastWritten: LastPage[] = [];
+  /** Operands and result are {@link Low32}. */
   private low = false;
   private instruction!: Instruction;
   /** Of the instruction, from {@link page}. */
@@ -126,10 +128,8 @@ export class RegionEmitter extends Emitter {
 
   /** Loops access memory through this register. */
   prepare(register: number): void {
-    if (this.lastRead[register]) return;
-    const { f } = this;
-    this.lastRead[register] = { tag: f.i64(), addend: f.pointer() };
-    this.lastWritten[register] = { tag: f.i64(), addend: f.pointer() };
+    this.lastRead[register] = CpuArea.LAST_PAGES + register * LastPages.ENTRY;
+    this.lastWritten[register] = this.lastRead[register] + LastPages.WRITE;
   }
 
   /** Where the region is left: RIP in {@link exitRip}, flags in their locals. */
@@ -152,11 +152,11 @@ export class RegionEmitter extends Emitter {
     this.pending++;
     const { name } = instruction.row;
     const unseen = flagsUnseen || name === "mov" || name === "not" || name === "bswap" || name.startsWith("cmov");
-    this.low = unseen && this.bits === 32 && (LOW.has(name) || name.startsWith("cmov")) &&
+    this.low = this.bits === 32 &&
+      (LOW_FLAGS.has(name) || unseen && (LOW.has(name) || name.startsWith("cmov"))) &&
       instruction.operands.every((o) =>
         o.bits === 32 || o.kind === "i" || name.startsWith("sh") || name.startsWith("ro")
       );
-    if (this.low && UNCUT.has(name)) this.bits = 64;
     this.f.scoped(() => instruction.row.emit(this));
   }
 
@@ -204,7 +204,7 @@ export class RegionEmitter extends Emitter {
     f.set(this.flagA, f.s64(State.FLAG_A));
     f.set(this.flagB, f.s64(State.FLAG_B));
     f.set(this.flagR, f.s64(State.FLAG_RESULT));
-    for (const last of [...this.lastRead, ...this.lastWritten]) if (last) f.set(last.tag, i64(-1));
+    for (const last of [...this.lastRead, ...this.lastWritten]) if (last) f.set64(last + Tlb.TAG, -1);
     if (simpleFlags) this.simplifyDynamic();
   }
 
@@ -218,7 +218,7 @@ export class RegionEmitter extends Emitter {
       if (this.vectorWritten[n]) f.setV128(State.XMM + n * 16, local);
     });
     if (this.flagsWritten) {
-      f.if(this.flagKind.gtU(255), () => this.resolve());
+      this.resolve();
       f.set32(State.FLAG_KIND, this.flagKind);
       f.set64(State.FLAG_A, this.flagA);
       f.set64(State.FLAG_B, this.flagB);
@@ -262,15 +262,21 @@ export class RegionEmitter extends Emitter {
 
   /** Puts the kind into its local, where it is known. */
   storeKind(): void {
-    const { kind, derived } = this.state;
-    if (kind >= 0) this.f.set(this.flagKind, i32(unresolved(kind, derived)));
+    const { kind, derived, narrow } = this.state;
+    if (kind >= 0) this.f.set(this.flagKind, i32(unresolved(kind, derived || (narrow ? 32 : 0))));
   }
 
-  /** Computes the result where it is not stored. */
+  /** Brings the flags into the form of flags.ts where they are not: {@link unresolved}. */
   private resolve(): void {
     const { f } = this;
-    f.set(this.flagR, f.call64(flagResult, this.flagKind, this.flagA, this.flagB, this.flagR));
-    f.set(this.flagKind, this.flagKind.and(255));
+    f.if(this.flagKind.gtU(255), () => {
+      f.markCold();
+      f.set(this.flagR, f.call64(flagResult, this.flagKind, this.flagA, this.flagB, this.flagR));
+      const shift = f.i64(this.flagKind.shrU(8).i64u().neg().and(63));
+      f.set(this.flagA, this.flagA.shl(shift).shrS(shift));
+      f.set(this.flagB, this.flagB.shl(shift).shrS(shift));
+      f.set(this.flagKind, this.flagKind.and(255));
+    });
   }
 
   private simplifyDynamic(): void {
@@ -301,13 +307,16 @@ export class RegionEmitter extends Emitter {
   }
 
   override flags(): LazyFlags {
-    const { state, flagA: a, flagB: b } = this;
+    const { state } = this;
     if (state.kind < 0) {
       this.resolve();
-      return { kind: this.flagKind, a, b, result: this.flagR };
+      return { kind: this.flagKind, a: this.flagA, b: this.flagB, result: this.flagR };
     }
+    const field = (local: I64) => (state.narrow ? Low32.of(local) : local);
+    const a = field(this.flagA);
+    const b = field(this.flagB);
     const derived = state.kind === FlagKind.ADD ? a.add(b) : a.sub(b);
-    return { kind: state.kind, a, b, result: state.derived ? derived.sx(state.derived) : this.flagR };
+    return { kind: state.kind, a, b, result: state.derived ? derived.sx(state.derived) : field(this.flagR) };
   }
 
   protected setLazy(kind: number, a: I64, b: I64 | null, result: I64 | null): void {
@@ -319,7 +328,7 @@ export class RegionEmitter extends Emitter {
     if (result && !derived) f.set(this.flagR, result);
     if (b) f.set(this.flagB, b);
     f.set(this.flagA, a);
-    this.state = { kind, derived, simple: false };
+    this.state = { kind, derived, narrow: this.low, simple: false };
   }
 
   flagsWhen(when: I32, change: () => void): void {
@@ -332,7 +341,7 @@ export class RegionEmitter extends Emitter {
     });
     const after = this.state;
     const simple = (state: FlagState) => (state.kind < 0 ? state.simple : isSimple(state.kind));
-    this.state = { kind: -1, derived: 0, simple: simple(before) && simple(after) };
+    this.state = { kind: -1, derived: 0, narrow: false, simple: simple(before) && simple(after) };
   }
 
   override carry(): I32 {
@@ -356,6 +365,14 @@ export class RegionEmitter extends Emitter {
 
   // Operands.
 
+  override read(index: number): Local<I64> {
+    if (!this.low) return super.read(index);
+    const value = this.isMemory(index) ? this.loadUnsigned(this.address(index), 32) : super.read(index);
+    return lowHalf(value);
+  }
+  override modify(index: number, change: (old: Local<I64>) => I64, always = false): void {
+    super.modify(index, this.low ? (old) => change(lowHalf(old)) : change, always);
+  }
   private operand(index: number): Operand {
     return this.operands[index] as Operand;
   }
@@ -381,22 +398,26 @@ export class RegionEmitter extends Emitter {
     const { register, high } = this.operand(index);
     if (high) {
       this.setReg(register - 4, this.reg(register - 4).and(~0xff00).or(value.and(0xff).shl(8)));
-    } else if (bits >= 32) this.setReg(register, value.zx(bits));
+    } else if (bits >= 32) this.setReg(register, this.instruction.row.name === "movzx" ? value : value.zx(bits));
     else this.setReg(register, this.reg(register).and(bits === 16 ? ~0xffff : ~0xff).or(value.zx(bits)));
   }
   protected effectiveAddress(index: number): I64 {
     const { instruction: i, f } = this;
+    // Of LEA to 32 bits, and of an address of 32 bits, only these count.
+    const narrow = i.addressBits === 32 || (i.row.name === "lea" && i.bits === 32);
+    const cut = (part: I64) => (narrow ? Low32.of(part) : part);
     const parts: I64[] = [];
     let displacement: bigint = BigInt(i.displacement);
     if (i.absolute) displacement = (BigInt(i.displacementHigh) << 32n) | BigInt(i.displacement >>> 0);
     if (i.relative) {
-      parts.push(this.page);
+      parts.push(cut(this.page));
       displacement += BigInt(this.offset + i.length);
-    } else if (i.base < 16) parts.push(this.reg(i.base));
-    if (i.index < 16) parts.push(this.reg(i.index).shl(i.scale));
-    if (displacement !== 0n || parts.length === 0) parts.push(i64(displacement));
+    } else if (i.base < 16) parts.push(cut(this.reg(i.base)));
+    if (i.index < 16) parts.push(cut(this.reg(i.index)).shl(i.scale));
+    if (displacement !== 0n || parts.length === 0) parts.push(cut(i64(displacement)));
     let address = parts.reduce((sum, part) => sum.add(part));
-    if (i.addressBits !== 64) address = address.zx(i.addressBits);
+    if (i.addressBits === 16) address = address.zx(16);
+    if (i.addressBits === 32 && i.row.name !== "lea") address = new I64(address.code);
     // LEA gives the offset.
     if (i.row.name === "lea") return address;
     if (i.mode !== 64) return this.segmented(f.i64(address), index);
@@ -460,13 +481,16 @@ export class RegionEmitter extends Emitter {
 
   // Memory: in loops the page of the last access comes before the TLB.
 
-  private lastPage(table: readonly (LastPage | undefined)[]): LastPage | null {
+  private lastPage(table: readonly LastPage[]): LastPage | null {
     if (!this.inLoop) return null;
     const register = followed(this.instruction);
     return register < 0 ? null : table[register] ?? null;
   }
 
-  /** Runs `access` with the address in the memory, or `slow`. */
+  /**
+   * Runs `access` with the address in the memory, or `slow`. One compare shows that the access is aligned, so does not
+   * leave its page, and that the page is the last one; what is not aligned takes the way of other pages.
+   */
   private through(
     last: LastPage,
     side: number,
@@ -474,24 +498,24 @@ export class RegionEmitter extends Emitter {
     bytes: number,
     access: (place: Pointer) => void,
     slow: () => void,
+    mustAlign = false,
   ): void {
     const { f } = this;
-    const page = f.i64((bytes === 1 ? address : address.add(bytes - 1)).and(-4096));
-    // An access that ends in the last page may begin in the one before it, which lies elsewhere.
-    const elsewhere = bytes === 1 ? page.ne(last.tag) : page.xor(last.tag).or(address.xor(page).and(-4096)).ne(0);
     f.block((done) => {
-      f.if(elsewhere, () => {
+      f.if(address.and(-4096 | (bytes - 1)).ne(f.s64(last + Tlb.TAG)), () => {
         f.markCold();
+        if (mustAlign) this.raiseIf(address.i32().has(bytes - 1), Vector.GP, 0);
+        const page = f.i64((bytes === 1 ? address : address.add(bytes - 1)).and(-4096));
         const entry = f.pointer(this.tlbSlot(address));
         f.if(entry.i64(side).ne(page), () => {
           f.markCold();
           slow();
           f.br(done);
         });
-        f.set(last.tag, page);
-        f.set(last.addend, entry.pointer(side + Tlb.ADDEND));
+        f.set64(last + Tlb.TAG, page);
+        f.setPointer(last + Tlb.ADDEND, entry.pointer(side + Tlb.ADDEND));
       });
-      access(pointerOf(address).add(last.addend).inRam());
+      access(pointerOf(address).add(f.sPointer(last + Tlb.ADDEND)).inRam());
     });
   }
 
@@ -555,24 +579,22 @@ export class RegionEmitter extends Emitter {
     const last = this.lastPage(this.lastRead);
     if (!last) return super.load128(address, aligned);
     const { f } = this;
-    if (aligned) this.raiseIf(address.i32().has(15), Vector.GP, 0);
     const value = f.v128();
     this.through(last, Tlb.TAG, address, 16, (place) => f.set(value, place.v128()), () => {
       f.set(value, f.callPointer(load128Slow, address).v128());
       this.faultIf(f.s32(State.FAULT));
-    });
+    }, aligned);
     return value;
   }
   override store128(address: Local<I64>, aligned: boolean, value: V128): void {
     const last = this.lastPage(this.lastWritten);
     if (!last) return super.store128(address, aligned, value);
     const { f } = this;
-    if (aligned) this.raiseIf(address.i32().has(15), Vector.GP, 0);
     const stored = f.v128(value);
     this.through(last, Tlb.WRITE, address, 16, (place) => f.storeV128(place, stored), () => {
       f.do(store128Slow, address, stored);
       this.faultIf(f.s32(State.FAULT));
-    });
+    }, aligned);
   }
 
   // Exceptions. Nothing the guest sees has changed: the region is left before this instruction.
@@ -630,6 +652,11 @@ export class RegionEmitter extends Emitter {
       this.setReg(Reg.SP, this.reg(Reg.SP).and(~0xffff).or(value.and(0xffff)));
     });
   }
+}
+
+/** A variable of which the low 32 bits count. */
+function lowHalf(value: Local<I64>): Local<I64> {
+  return Object.assign(Low32.of(value), { index: value.index });
 }
 
 function isSimple(kind: number): boolean {

@@ -53,8 +53,10 @@ export function markAsking(nodes: readonly Node[]): void {
   const passes = new Map<Node, boolean>();
   for (const node of nodes) {
     let decided = false;
-    for (const i of node.block.instructions) {
-      if (looks(i, true)) {
+    const { instructions } = node.block;
+    const unseen = unseenFlags(instructions);
+    for (const [n, i] of instructions.entries()) {
+      if (looks(i, !unseen[n])) {
         node.asksFlags = true;
         decided = true;
         break;

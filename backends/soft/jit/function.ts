@@ -3,7 +3,8 @@ import { CpuFunc, type Target } from "../cpu_function.ts";
 import { load128Slow, loadForWriteSlow, loadSlow, store128Slow, storeSlow } from "../emitter.ts";
 import type { Pointer } from "../wasm/memory.ts";
 import type { BranchHint, FunctionName } from "../wasm/module.ts";
-import { type I32, type I64, Type, type Value } from "../wasm/values.ts";
+import type { Local } from "../wasm/function.ts";
+import { type I32, type I64, Low32, Type, type Value } from "../wasm/values.ts";
 import { regionLoad, regionLoad128, regionLoadForWrite, regionStore, regionStore128 } from "./support.ts";
 
 /** What outside 64-bit mode stands for the slow loads. */
@@ -23,6 +24,13 @@ export class RegionFunc extends CpuFunc {
    */
   constructor(target: Target, private readonly narrow: boolean) {
     super(target, [Type.i32]);
+  }
+
+  /** A variable of a 32-bit computation is an i32; it is never assigned again. */
+  override i64(initial?: I64 | number | bigint): Local<I64> {
+    if (!(initial instanceof Low32)) return super.i64(initial);
+    const half = this.i32(initial.i32());
+    return Object.assign(Low32.of(half), { index: half.index });
   }
 
   /** The code being emitted runs rarely. */

@@ -68,7 +68,7 @@ class Generator {
   /** What is known where paths meet. */
   private begin(node: Node): void {
     this.e.pending = 0;
-    this.e.state = { kind: -1, derived: 0, simple: node.asksFlags };
+    this.e.state = { kind: -1, derived: 0, narrow: false, simple: node.asksFlags };
   }
 
   private within(node: Node, meeting: number): void {

@@ -19,7 +19,7 @@ export const regionStore128 = declare("region_store128", [Type.i64, Type.v128], 
 export const regionLoad = declare("region_load", [Type.i64, Type.i32], Type.i64);
 export const regionLoadForWrite = declare("region_load_for_write", [Type.i64, Type.i32], Type.i64);
 export const regionLoad128 = declare("region_load128", [Type.i64], "pointer");
-/** (kind as in {@link unresolved}, a, b, result) -> result, computed from a and b where the kind says so. */
+/** (kind as in {@link unresolved}, a, b, result) -> result, sign-extended; of ADD and SUB computed from a and b. */
 export const flagResult = declare("region_flag_result", [Type.i32, Type.i64, Type.i64, Type.i64], Type.i64);
 
 /**
@@ -28,7 +28,10 @@ export const flagResult = declare("region_flag_result", [Type.i32, Type.i64, Typ
  */
 export const regionPage = declare("region_page", [Type.i64, Type.i64], Type.i32);
 
-/** A kind of flags whose result has not been stored: it is A ± B, sign-extended from `bits`. */
+/**
+ * A kind of flags that are yet to be brought into the form of flags.ts: A, B and the result count in their low `bits`
+ * only, and the result of ADD and SUB has not been stored.
+ */
 export function unresolved(kind: number, bits: number): number {
   return kind | (bits << 8);
 }
@@ -101,11 +104,10 @@ export function defineRegionSupport(module: Module, target: Target): void {
     const kind = f.parameter32(0);
     const a = f.parameter64(1);
     const b = f.parameter64(2);
-    const bits = f.i32(kind.shrU(8));
-    f.if(bits.eqz(), () => f.return(f.parameter64(3)));
-    const wide = f.i64(a.sub(b));
+    const shift = f.i64(kind.shrU(8).i64u().neg().and(63));
+    const wide = f.i64(f.parameter64(3));
     f.if(kind.and(255).eq(FlagKind.ADD), () => f.set(wide, a.add(b)));
-    const shift = f.i64(bits.i64u().neg().and(63));
+    f.if(kind.and(255).eq(FlagKind.SUB), () => f.set(wide, a.sub(b)));
     f.return(wide.shl(shift).shrS(shift));
   });
 }

@@ -80,6 +80,10 @@ function prefixed(values: Value[], prefix: number, op: number): number[] {
   return code;
 }
 
+/** Opcodes of i64.extend_i32_s and _u. */
+const EXTEND_S = 0xac;
+const EXTEND_U = 0xad;
+
 type A32 = I32 | number;
 type A64 = I64 | number | bigint;
 
@@ -183,10 +187,10 @@ export class I32 extends Value {
     return new I32(unary(this, 0xc1));
   }
   i64s(): I64 {
-    return new I64(unary(this, 0xac));
+    return new I64(unary(this, EXTEND_S));
   }
   i64u(): I64 {
-    return new I64(unary(this, 0xad));
+    return new I64(unary(this, EXTEND_U));
   }
   f32s(): F32 {
     return new F32(unary(this, 0xb2));
@@ -309,6 +313,9 @@ export class I64 extends Value {
     return i64(0).sub(this);
   }
   i32(): I32 {
+    // Of an extended i32 (the opcode is no last byte of anything else) that i32.
+    const last = this.code[this.code.length - 1];
+    if (last === EXTEND_S || last === EXTEND_U) return new I32(this.code.slice(0, -1));
     return new I32(unary(this, 0xa7));
   }
   s8(): I64 {
@@ -318,10 +325,10 @@ export class I64 extends Value {
     return new I64(unary(this, 0xc3));
   }
   s32(): I64 {
-    return new I64(unary(this, 0xc4));
+    return this.i32().i64s();
   }
   u32(): I64 {
-    return this.and(0xffff_ffff);
+    return this.i32().i64u();
   }
   /** Sign-extends the low `bits`. */
   sx(bits: number): I64 {
@@ -329,7 +336,7 @@ export class I64 extends Value {
   }
   /** Zero-extends the low `bits`. */
   zx(bits: number): I64 {
-    return (bits === 64 ? this : this.and(bits === 32 ? 0xffff_ffff : bits === 16 ? 0xffff : 0xff));
+    return bits === 64 ? this : bits === 32 ? this.u32() : this.and(bits === 16 ? 0xffff : 0xff);
   }
   f32s(): F32 {
     return new F32(unary(this, 0xb4));
@@ -343,6 +350,92 @@ export class I64 extends Value {
   /** True when any bit of the mask is set. */
   has(mask: number | bigint): I32 {
     return this.and(mask).ne(0);
+  }
+}
+
+/**
+ * A 64-bit integer of which only the low 32 bits count: what is computed from it is computed in 32 bits, and compared
+ * so. As an {@link I64} it is zero-extended.
+ */
+export class Low32 extends I64 {
+  /** The low half of a value. */
+  static of(value: I32 | I64): Low32 {
+    return new Low32(unary(value instanceof I64 ? value.i32() : value, EXTEND_U));
+  }
+  private half(o: A64): A32 {
+    return typeof o === "number" ? o | 0 : typeof o === "bigint" ? Number(BigInt.asIntN(32, o)) : o.i32();
+  }
+  override eqz(): I32 {
+    return this.i32().eqz();
+  }
+  override eq(o: A64): I32 {
+    return this.i32().eq(this.half(o));
+  }
+  override ne(o: A64): I32 {
+    return this.i32().ne(this.half(o));
+  }
+  override ltS(o: A64): I32 {
+    return this.i32().ltS(this.half(o));
+  }
+  override ltU(o: A64): I32 {
+    return this.i32().ltU(this.half(o));
+  }
+  override gtS(o: A64): I32 {
+    return this.i32().gtS(this.half(o));
+  }
+  override gtU(o: A64): I32 {
+    return this.i32().gtU(this.half(o));
+  }
+  override leS(o: A64): I32 {
+    return this.i32().leS(this.half(o));
+  }
+  override leU(o: A64): I32 {
+    return this.i32().leU(this.half(o));
+  }
+  override geS(o: A64): I32 {
+    return this.i32().geS(this.half(o));
+  }
+  override geU(o: A64): I32 {
+    return this.i32().geU(this.half(o));
+  }
+  override add(o: A64): I64 {
+    return Low32.of(this.i32().add(this.half(o)));
+  }
+  override sub(o: A64): I64 {
+    return Low32.of(this.i32().sub(this.half(o)));
+  }
+  override mul(o: A64): I64 {
+    return Low32.of(this.i32().mul(this.half(o)));
+  }
+  override and(o: A64): I64 {
+    return Low32.of(this.i32().and(this.half(o)));
+  }
+  override or(o: A64): I64 {
+    return Low32.of(this.i32().or(this.half(o)));
+  }
+  override xor(o: A64): I64 {
+    return Low32.of(this.i32().xor(this.half(o)));
+  }
+  /** By less than 32. */
+  override shl(o: A64): I64 {
+    return Low32.of(this.i32().shl(this.half(o)));
+  }
+  /** By less than 32. */
+  override shrU(o: A64): I64 {
+    return Low32.of(this.i32().shrU(this.half(o)));
+  }
+  override not(): I64 {
+    return Low32.of(this.i32().xor(-1));
+  }
+  override neg(): I64 {
+    return Low32.of(i32(0).sub(this.i32()));
+  }
+  /** Bits above are nobody's. */
+  override sx(bits: number): I64 {
+    return bits >= 32 ? this : super.sx(bits);
+  }
+  override zx(bits: number): I64 {
+    return bits >= 32 ? this : super.zx(bits);
   }
 }
 
