@@ -217,7 +217,7 @@ export class Core implements HandlerSource {
     if (host < 0) return "not RAM";
     const pageBytes = 4096 - (physical & 4095);
     const limit = key & KEY_SINGLE ? 1 : undefined;
-    if (this.nextBlock + 65536 > this.base + CpuArea.BLOCKS + CpuArea.BLOCKS_BYTES) this.dropAll();
+    if (this.nextBlock + 65536 > this.base + CpuArea.BLOCKS + CpuArea.BLOCKS_BYTES) this.dropBlocks();
     // Room for SECOND_PAGE.
     const address = this.nextBlock - Block.SECOND_PAGE;
     const code = this.ram.subarray(host, host + pageBytes);
@@ -241,7 +241,7 @@ export class Core implements HandlerSource {
     view.setUint16(address + Block.INSTRUCTIONS, made.instructions, true);
     view.setUint16(address + Block.MICRO_OPS, made.ops, true);
     const compilable = this.jit !== null && secondPage < 0 && !(key & KEY_SINGLE);
-    view.setInt32(address + Block.HEAT, compilable ? this.threshold : NEVER, true);
+    view.setInt32(address + Block.HEAT, compilable ? this.jit!.heatOf(key) : NEVER, true);
     view.setBigUint64(address + Block.KEY, key, true);
     view.setUint32(address + Block.LINK, 1, true);
     view.setInt32(address + Block.CROSSING, secondPage < 0 ? 0 : 1, true);
@@ -352,9 +352,14 @@ export class Core implements HandlerSource {
     }
   }
 
-  /** Forgets all blocks. Not while one is running. */
+  /** Forgets all blocks and regions. Not while one is running. */
   dropAll(): void {
     this.jit?.dropAll();
+    this.dropBlocks();
+  }
+
+  /** Forgets all blocks; regions stay, and are found again when their entries are. */
+  private dropBlocks(): void {
     if (this.blocksOf.size > 0) {
       const table = this.base + CpuArea.BLOCK_TABLE;
       this.bytes.fill(0, table, table + BlockTable.BYTES);
@@ -377,7 +382,6 @@ export class Core implements HandlerSource {
       pageOf: (host) => this.pageOf(host),
       blockAt: (physical, mode) => this.blockAt(physical, mode),
       fetched: (linear) => this.fetched(linear),
-      dropAll: () => this.dropAll(),
       compared: (region) => (this.lockstep === null ? region : this.lockstep.wrap(region as RegionFunction)),
     }, this.threshold);
   }

@@ -18,10 +18,17 @@ import { defineRegionSupport } from "./support.ts";
 export const NEVER = 0x7fff_ffff;
 /** Where regions begin in the table of functions; handlers are below. */
 export const REGION_TABLE = 16384;
-/** Most regions; beyond, all code is forgotten and what is hot then is compiled anew. */
-const MAXIMUM_REGIONS = 8192;
-/** Regions that are forgotten before V8 is made to give their memory back. */
-const FORGOTTEN = 512;
+/**
+ * Most bytes of regions' Wasm; beyond, regions that have not run for long are forgotten. With what V8 makes of it, a byte
+ * costs some 9 bytes of memory.
+ */
+const MAXIMUM_BYTES = 48 << 20;
+/** The part of the regions that is asked for a sign of life, so that it is known which have not run for long. */
+const ASKED = 1 / 4;
+/** The part of the bytes that is made free at a time. */
+const ROOM = 1 / 64;
+/** Bytes of regions that are forgotten before V8 is made to give their memory back. */
+const FORGOTTEN = 4 << 20;
 /** Regions a module. */
 const BATCH = 16;
 /** Milliseconds after which fewer are compiled as well. */
@@ -61,8 +68,6 @@ export interface RegionHost {
   fetched(linear: bigint): number;
   /** Page number, for {@link RegionJit.dropPage}. */
   pageOf(host: number): number;
-  /** Forgets all blocks; calls {@link RegionJit.dropAll}. */
-  dropAll(): void;
   /** The region, or for tests one that compares it first. */
   compared(region: CallableFunction): CallableFunction;
 }
@@ -74,6 +79,16 @@ interface Hot {
   /** Physical addresses of the pages before and after, or -1. */
   before: number;
   after: number;
+}
+
+/** A region that stands in the table. */
+interface Region {
+  readonly key: bigint;
+  readonly number: number;
+  /** Of Wasm. */
+  readonly bytes: number;
+  /** Numbers of the pages with code of it. */
+  readonly pages: ReadonlySet<number>;
 }
 
 /** Counts, for statistics. */
@@ -99,14 +114,25 @@ export class RegionJit {
   private waitingSince = 0;
   private next = 1;
   private readonly free: number[] = [];
-  /** Regions forgotten since {@link collectCode}. */
+  /** Bytes of Wasm of all regions. */
+  private bytes = 0;
+  /** Those of regions forgotten since {@link collectCode}. */
   private forgotten = 0;
-  /** Regions by page, and by entry. */
-  private readonly pages = new Map<number, bigint[]>();
-  private readonly byKey = new Map<bigint, number>();
+  /** Regions by page. */
+  private readonly pages = new Map<number, Set<Region>>();
+  /** By the key of their entry. */
+  private readonly byKey = new Map<bigint, Region>();
+  /** In the order in which they were made or gave their last sign of life. */
+  private readonly recent = new Set<Region>();
+  /** Those before them, once there are many: HEAT of their entries is 0, so that their next run is heard of. */
+  private readonly asked = new Set<Region>();
 
   /** @param threshold runs of a block before it is compiled; at 1 that is done at once, for tests */
-  constructor(private readonly host: RegionHost, private readonly threshold: number) {
+  constructor(
+    private readonly host: RegionHost,
+    private readonly threshold: number,
+    private readonly maximumBytes = MAXIMUM_BYTES,
+  ) {
     const module = new Module();
     defineRegionSupport(module, host.target);
     host.link(host.instantiate(module).exports);
@@ -115,8 +141,11 @@ export class RegionJit {
   /** A block has been run often; its HEAT is 0. */
   hot(block: number, physical: number, linear: bigint, mode: bigint): void {
     const known = this.byKey.get(BigInt(physical) | mode);
-    this.host.view.setInt32(block + Block.HEAT, known === undefined ? NEVER : -known, true);
-    if (known !== undefined) return;
+    this.host.view.setInt32(block + Block.HEAT, known === undefined ? NEVER : -known.number, true);
+    if (known !== undefined) {
+      if (this.asked.delete(known)) this.recent.add(known);
+      return;
+    }
     const before = this.host.fetched(linear - 4096n);
     const after = this.host.fetched(linear + 4096n);
     if (this.queue.length === 0) this.waitingSince = performance.now();
@@ -132,11 +161,41 @@ export class RegionJit {
   }
 
   private flush(): void {
-    if (this.statistics.regions + this.queue.length > MAXIMUM_REGIONS) {
-      this.host.dropAll();
-      return;
-    }
     this.compile(this.queue.splice(0));
+    this.makeRoom();
+  }
+
+  /** Forgets regions that have not run since they were asked, where there is too much code. */
+  private makeRoom(): void {
+    const { byKey, recent, asked, maximumBytes } = this;
+    if (this.bytes > maximumBytes) {
+      for (const regions of [asked, recent]) {
+        for (const region of regions) {
+          if (this.bytes <= maximumBytes * (1 - ROOM)) break;
+          this.drop(region);
+        }
+      }
+    }
+    if (this.bytes < maximumBytes * (1 - ASKED) || asked.size > byKey.size * (ASKED - ROOM)) return;
+    for (const region of recent) {
+      if (asked.size >= byKey.size * ASKED) break;
+      recent.delete(region);
+      asked.add(region);
+      this.setHeat(region, 0);
+    }
+  }
+
+  /** Sets HEAT of a region's entry, where that is decoded. */
+  private setHeat(region: Region, heat: number): void {
+    const { host } = this;
+    const block = host.blockAt(Number(region.key & PHYSICAL), modeNumber(region.key));
+    if (block !== 0) host.view.setInt32(block + Block.HEAT, heat, true);
+  }
+
+  /** HEAT of a block that is decoded. */
+  heatOf(key: bigint): number {
+    const known = this.byKey.get(key);
+    return known === undefined ? this.threshold : this.asked.has(known) ? 0 : -known.number;
   }
 
   private compile(batch: Hot[]): void {
@@ -147,7 +206,7 @@ export class RegionJit {
     }
     const start = performance.now();
     const module = new Module();
-    const made: { number: number; pages: number[]; physical: number; mode: bigint }[] = [];
+    const made: Region[] = [];
     for (const { physical, mode, before, after } of batch) {
       if (this.byKey.has(BigInt(physical) | mode) || host.blockAt(physical, modeNumber(mode)) === 0) continue;
       const first = physical - physical % 4096;
@@ -172,26 +231,29 @@ export class RegionJit {
       const { locals, code, hints } = generate(host.target, region, others);
       const number = this.free.pop() ?? this.next++;
       module.defineExport(`r${number}`, regionSignature(), locals, code, hints);
-      const pages = [places[1], ...region.otherPages.map((distance) => places[distance + 1])].map(host.pageOf);
-      made.push({ number, pages, physical, mode });
+      // The pages beside it may be one and the same.
+      const pages = new Set([0, ...region.otherPages].map((distance) => host.pageOf(places[distance + 1])));
+      made.push({ key: BigInt(physical) | mode, number, bytes: code.length, pages });
       statistics.instructions += region.instructions;
       statistics.bytes += code.length;
     }
     if (made.length > 0) {
       const { exports } = host.instantiate(module);
       while (host.table.length <= REGION_TABLE + this.next) host.table.grow(1024);
-      for (const { number, pages, physical, mode } of made) {
+      for (const region of made) {
+        const { key, number, pages } = region;
         host.table.set(REGION_TABLE + number, host.compared(exports[`r${number}`] as CallableFunction) as never);
-        const key = BigInt(physical) | mode;
-        this.byKey.set(key, number);
+        this.byKey.set(key, region);
+        this.recent.add(region);
+        this.bytes += region.bytes;
         for (const page of pages) {
-          const list = this.pages.get(page);
-          if (list) list.push(key);
-          else this.pages.set(page, [key]);
+          const set = this.pages.get(page);
+          if (set) set.add(region);
+          else this.pages.set(page, new Set([region]));
         }
-        host.view.setInt32(host.blockAt(physical, modeNumber(mode)) + Block.HEAT, -number, true);
+        this.setHeat(region, -number);
       }
-      statistics.regions += made.length;
+      statistics.regions = this.byKey.size;
       statistics.compiled += made.length;
     }
     statistics.modules++;
@@ -208,32 +270,34 @@ export class RegionJit {
 
   /** The code of a page has changed; its blocks are gone already. */
   dropPage(page: number): void {
-    const list = this.pages.get(page);
-    if (!list) return;
-    this.pages.delete(page);
-    for (const key of list) this.drop(key);
+    const regions = this.pages.get(page);
+    if (regions === undefined) return;
+    for (const region of regions) this.drop(region);
   }
 
   /** Forgets all regions. */
   dropAll(): void {
-    for (const key of [...this.byKey.keys()]) this.drop(key);
-    this.pages.clear();
+    for (const region of this.byKey.values()) this.drop(region);
     this.queue = [];
   }
 
-  private drop(key: bigint): void {
+  private drop(region: Region): void {
     const { host } = this;
-    const number = this.byKey.get(key);
-    if (number === undefined) return;
-    this.byKey.delete(key);
-    host.table.set(REGION_TABLE + number, null);
-    this.free.push(number);
-    this.forgotten++;
+    this.byKey.delete(region.key);
+    this.recent.delete(region);
+    this.asked.delete(region);
+    for (const page of region.pages) {
+      const set = this.pages.get(page)!;
+      set.delete(region);
+      if (set.size === 0) this.pages.delete(page);
+    }
+    host.table.set(REGION_TABLE + region.number, null);
+    this.free.push(region.number);
+    this.bytes -= region.bytes;
+    this.forgotten += region.bytes;
     this.statistics.regions--;
     // The entry's block may be of another page, and stay.
-    const physical = Number(key & PHYSICAL);
-    const block = host.blockAt(physical, modeNumber(key));
-    if (block !== 0) host.view.setInt32(block + Block.HEAT, this.threshold, true);
+    this.setHeat(region, this.threshold);
   }
 }
 

@@ -7,22 +7,62 @@ import { settings, stateFor } from "./setting.ts";
 const WARM = 1500;
 const MORE = 2000;
 
-/** Regions each of 30 stores that differ from all others before: a guest that makes code for ever. */
-function compileAndForget(rig: Rig, from: number, to: number): void {
+/** mov ecx, times; l: 30 of add dword [rbx + 4 * i], imm32, which differ with n; dec ecx; jnz l. */
+function additions(n: number, times: number): number[] {
+  const code = [0xb9, times, 0, 0, 0];
+  for (let i = 0; i < 30; i++) code.push(0x81, 0x43, i * 4, n & 255, n >> 8, i, 1);
+  const back = 5 - (code.length + 8);
+  return [...code, 0xff, 0xc9, 0x0f, 0x85, back & 255, (back >> 8) & 255, 255, 255];
+}
+
+function start(rig: Rig, code: number[]): void {
   const registers = Array.from({ length: 16 }, () => 0n);
   registers[3] = BigInt(Place.DATA);
   registers[4] = BigInt(Place.STACK);
+  rig.load(new Uint8Array(code), stateFor(settings[0], rig, registers));
+}
+
+/** out DONE_PORT, al; hlt */
+const DONE = [0xe6, 0xf4, 0xf4];
+
+/** A guest that makes code for ever: regions of which each differs from all others before. */
+function compileAndForget(rig: Rig, from: number, to: number): void {
   for (let n = from; n < to; n++) {
-    // mov ecx, 20; l: add dword [rbx + 4 * i], imm32; ...; dec ecx; jnz l; out DONE_PORT, al
-    const code = [0xb9, 20, 0, 0, 0];
-    for (let i = 0; i < 30; i++) code.push(0x81, 0x43, i * 4, n & 255, n >> 8, i, 1);
-    const back = 5 - (code.length + 8);
-    code.push(0xff, 0xc9, 0x0f, 0x85, back & 255, (back >> 8) & 255, 255, 255, 0xe6, 0xf4, 0xf4);
     rig.vcpu.core.dropAll();
-    rig.load(new Uint8Array(code), stateFor(settings[0], rig, registers));
+    start(rig, [...additions(n, 20), ...DONE]);
     assert.equal(rig.run(), 0);
   }
 }
+
+/** Calls many functions once each, and one between them. */
+function callFunctions(rig: Rig, count: number): void {
+  const first = 0x20_0000;
+  for (let n = 0; n <= count; n++) rig.bytes.set([...additions(n, 3), 0xc3], first + n * 4096);
+  const at = (address: number) => [address & 255, (address >> 8) & 255, (address >> 16) & 255, 0];
+  // mov edi, count; mov r8d, first + 4096
+  const before = [0xbf, ...at(count), 0x41, 0xb8, ...at(first + 4096)];
+  // l: mov eax, first; call rax; call r8; add r8, 4096; dec edi; jnz l
+  const loop = [0xb8, ...at(first), 0xff, 0xd0, 0x41, 0xff, 0xd0, 0x49, 0x81, 0xc0, ...at(4096), 0xff, 0xcf, 0x75];
+  start(rig, [...before, ...loop, 255 - loop.length, ...DONE]);
+  assert.equal(rig.run(), 0);
+}
+
+Deno.test("soft: of too many regions those go that have not run for long", () => {
+  const all = new Rig(1);
+  const few = new Rig(1);
+  const { jit } = few.vcpu.core;
+  const bound = 128 << 10;
+  (jit as unknown as { maximumBytes: number }).maximumBytes = bound;
+  callFunctions(all, 300);
+  callFunctions(few, 300);
+  assert.deepEqual(few.bytes.subarray(Place.DATA, Place.DATA + 120), all.bytes.subarray(Place.DATA, Place.DATA + 120));
+  assert.ok(jit!["bytes"] <= bound, `${jit!["bytes"]} bytes of regions`);
+  const left = jit!.statistics.regions;
+  const made = all.vcpu.core.jit!.statistics;
+  assert.ok(made.regions > 300 && left < 60, `${left} of ${made.regions} regions are left`);
+  // None was compiled twice: not the loop's, not those of the function that is called again and again.
+  assert.equal(jit!.statistics.compiled, made.compiled);
+});
 
 const name = "soft: V8 gives back the memory of regions that are forgotten";
 Deno.test({
