@@ -276,20 +276,38 @@ export abstract class Emitter {
     return local;
   }
 
-  private loadInto(address: Local<I64>, bits: number, unsigned: boolean): Local<I64> {
+  /**
+   * Runs `fast` with the place in RAM of what stands at a linear address, where the TLB has its page; otherwise `slow`,
+   * which may set FAULT.
+   * @param side of the TLB: {@link Tlb.TAG} to read, {@link Tlb.WRITE} to write
+   * @param aligned #GP(0) unless the address is a multiple of `bytes`
+   */
+  protected access(
+    side: number,
+    address: Local<I64>,
+    bytes: number,
+    fast: (place: Pointer) => void,
+    slow: () => void,
+    aligned = false,
+  ): void {
     const { f } = this;
-    const bytes = bits >> 3;
-    const value = f.i64();
+    if (aligned) this.raiseIf(address.i32().has(bytes - 1), Vector.GP, 0);
     const entry = f.pointer(this.tlbSlot(address));
     const page = bytes === 1 ? address.and(-4096) : address.add(bytes - 1).and(-4096);
-    f.if(entry.i64(Tlb.TAG).eq(page), () => {
-      const place = this.placeOf(address, entry, Tlb.TAG);
-      f.set(value, unsigned ? place.unsigned(bits) : place.signed(bits));
-    }, () => {
+    f.if(entry.i64(side).eq(page), () => fast(this.placeOf(address, entry, side)), () => {
       this.enterSlowPath();
-      const raw = f.call64(loadSlow, address, bytes);
-      f.set(value, unsigned ? raw : raw.sx(bits));
+      slow();
       this.faultIf(f.s32(State.FAULT));
+    });
+  }
+
+  private loadInto(address: Local<I64>, bits: number, unsigned: boolean): Local<I64> {
+    const { f } = this;
+    const value = f.i64();
+    const fast = (place: Pointer) => f.set(value, unsigned ? place.unsigned(bits) : place.signed(bits));
+    this.access(Tlb.TAG, address, bits >> 3, fast, () => {
+      const raw = f.call64(loadSlow, address, bits >> 3);
+      f.set(value, unsigned ? raw : raw.sx(bits));
     });
     return value;
   }
@@ -305,47 +323,26 @@ export abstract class Emitter {
   /** Stores the low `bits` to a linear address. */
   store(address: Local<I64>, bits: number, value: I64): void {
     const { f } = this;
-    const bytes = bits >> 3;
-    const entry = f.pointer(this.tlbSlot(address));
-    const page = bytes === 1 ? address.and(-4096) : address.add(bytes - 1).and(-4096);
     const stored = f.i64(value);
-    f.if(entry.i64(Tlb.WRITE).eq(page), () => {
-      f.storeBits(bits, this.placeOf(address, entry, Tlb.WRITE), stored);
-    }, () => {
-      this.enterSlowPath();
-      f.do(storeSlow, address, bytes, stored);
-      this.faultIf(f.s32(State.FAULT));
-    });
+    const fast = (place: Pointer) => f.storeBits(bits, place, stored);
+    this.access(Tlb.WRITE, address, bits >> 3, fast, () => f.do(storeSlow, address, bits >> 3, stored));
   }
 
   /** Loads 16 bytes; with `aligned`, #GP(0) unless the address is a multiple of 16. */
   load128(address: Local<I64>, aligned: boolean): Local<V128> {
     const { f } = this;
-    if (aligned) this.raiseIf(address.i32().has(15), Vector.GP, 0);
     const value = f.v128();
-    const entry = f.pointer(this.tlbSlot(address));
-    f.if(entry.i64(Tlb.TAG).eq(address.add(15).and(-4096)), () => {
-      f.set(value, this.placeOf(address, entry, Tlb.TAG).v128());
-    }, () => {
-      this.enterSlowPath();
-      f.set(value, f.callPointer(load128Slow, address).v128());
-      this.faultIf(f.s32(State.FAULT));
-    });
+    const fast = (place: Pointer) => f.set(value, place.v128());
+    const slow = () => f.set(value, f.callPointer(load128Slow, address).v128());
+    this.access(Tlb.TAG, address, 16, fast, slow, aligned);
     return value;
   }
 
   store128(address: Local<I64>, aligned: boolean, value: V128): void {
     const { f } = this;
-    if (aligned) this.raiseIf(address.i32().has(15), Vector.GP, 0);
-    const entry = f.pointer(this.tlbSlot(address));
     const stored = f.v128(value);
-    f.if(entry.i64(Tlb.WRITE).eq(address.add(15).and(-4096)), () => {
-      f.storeV128(this.placeOf(address, entry, Tlb.WRITE), stored);
-    }, () => {
-      this.enterSlowPath();
-      f.do(store128Slow, address, stored);
-      this.faultIf(f.s32(State.FAULT));
-    });
+    const fast = (place: Pointer) => f.storeV128(place, stored);
+    this.access(Tlb.WRITE, address, 16, fast, () => f.do(store128Slow, address, stored), aligned);
   }
 
   // XMM operands, register or memory.

@@ -3,18 +3,7 @@
  * runs and are written back where it is left.
  */
 import type { Instruction, Operand } from "../decode.ts";
-import {
-  type Bits,
-  Emitter,
-  Fault,
-  load128Slow,
-  loadForWriteSlow,
-  loadSlow,
-  raise,
-  store128Slow,
-  storeSlow,
-  Vector,
-} from "../emitter.ts";
+import { type Bits, Emitter, Fault, loadForWriteSlow, loadSlow, raise, storeSlow, Vector } from "../emitter.ts";
 import { bits, carry, condition, FlagKind, type LazyFlags } from "../flags.ts";
 import { Attribute, DATA_MASK, PLAIN_DATA } from "../cpu/segments.ts";
 import { writes } from "../interpreter/assemble.ts";
@@ -367,8 +356,7 @@ export class RegionEmitter extends Emitter {
 
   override read(index: number): Local<I64> {
     if (!this.low) return super.read(index);
-    const value = this.isMemory(index) ? this.loadUnsigned(this.address(index), 32) : super.read(index);
-    return lowHalf(value);
+    return this.isMemory(index) ? this.loadLow(this.address(index)) : lowHalf(super.read(index));
   }
   override modify(index: number, change: (old: Local<I64>) => I64, always = false): void {
     super.modify(index, this.low ? (old) => change(lowHalf(old)) : change, always);
@@ -488,85 +476,59 @@ export class RegionEmitter extends Emitter {
   }
 
   /**
-   * Runs `access` with the address in the memory, or `slow`. One compare shows that the access is aligned, so does not
-   * leave its page, and that the page is the last one; what is not aligned takes the way of other pages.
+   * One compare shows that the access is aligned, so does not leave its page, and that the page is the last one; what is
+   * not aligned takes the way of other pages.
    */
-  private through(
-    last: LastPage,
+  protected override access(
     side: number,
     address: Local<I64>,
     bytes: number,
-    access: (place: Pointer) => void,
+    fast: (place: Pointer) => void,
     slow: () => void,
-    mustAlign = false,
+    aligned = false,
   ): void {
+    const last = this.lastPage(side === Tlb.TAG ? this.lastRead : this.lastWritten);
+    if (last === null) return super.access(side, address, bytes, fast, slow, aligned);
     const { f } = this;
     f.block((done) => {
       f.if(address.and(-4096 | (bytes - 1)).ne(f.s64(last + Tlb.TAG)), () => {
         f.markCold();
-        if (mustAlign) this.raiseIf(address.i32().has(bytes - 1), Vector.GP, 0);
+        if (aligned) this.raiseIf(address.i32().has(bytes - 1), Vector.GP, 0);
         const page = f.i64((bytes === 1 ? address : address.add(bytes - 1)).and(-4096));
         const entry = f.pointer(this.tlbSlot(address));
         f.if(entry.i64(side).ne(page), () => {
           f.markCold();
           slow();
+          this.faultIf(f.s32(State.FAULT));
           f.br(done);
         });
         f.set64(last + Tlb.TAG, page);
         f.setPointer(last + Tlb.ADDEND, entry.pointer(side + Tlb.ADDEND));
       });
-      access(pointerOf(address).add(f.sPointer(last + Tlb.ADDEND)).inRam());
+      fast(pointerOf(address).add(f.sPointer(last + Tlb.ADDEND)).inRam());
     });
   }
 
-  private loadThrough(last: LastPage, address: Local<I64>, bits: number, unsigned: boolean): Local<I64> {
+  /** Loads the 32 bits that a 32-bit computation needs. */
+  private loadLow(address: Local<I64>): Local<I64> {
     const { f } = this;
-    const value = f.i64();
-    this.through(
-      last,
-      Tlb.TAG,
-      address,
-      bits >> 3,
-      (place) => f.set(value, unsigned ? place.unsigned(bits) : place.signed(bits)),
-      () => {
-        const raw = f.call64(loadSlow, address, bits >> 3);
-        f.set(value, unsigned ? raw : raw.sx(bits));
-        this.faultIf(f.s32(State.FAULT));
-      },
-    );
-    return value;
+    const half = f.i32();
+    const fast = (place: Pointer) => f.set(half, place.i32());
+    this.access(Tlb.TAG, address, 4, fast, () => f.set(half, f.call64(loadSlow, address, 4).i32()));
+    return lowHalf(half);
   }
-  override load(address: Local<I64>, bits: number): Local<I64> {
-    const last = this.lastPage(this.lastRead);
-    return last ? this.loadThrough(last, address, bits, false) : super.load(address, bits);
-  }
-  override loadUnsigned(address: Local<I64>, bits: number): Local<I64> {
-    const last = this.lastPage(this.lastRead);
-    return last ? this.loadThrough(last, address, bits, true) : super.loadUnsigned(address, bits);
-  }
-  override store(address: Local<I64>, bits: number, value: I64): void {
-    const last = this.lastPage(this.lastWritten);
-    if (!last) return super.store(address, bits, value);
-    const { f } = this;
-    const stored = f.i64(value);
-    this.through(last, Tlb.WRITE, address, bits >> 3, (place) => f.storeBits(bits, place, stored), () => {
-      f.do(storeSlow, address, bits >> 3, stored);
-      this.faultIf(f.s32(State.FAULT));
-    });
-  }
+
   override modifyMemory(address: Local<I64>, bits: number, change: (old: Local<I64>) => I64, locked: boolean): void {
-    const last = locked ? null : this.lastPage(this.lastWritten);
-    if (!last) return super.modifyMemory(address, bits, change, locked);
+    if (locked) return super.modifyMemory(address, bits, change, locked);
     const { f } = this;
     const old = f.i64();
     const place = f.pointer(undefined, true);
-    this.through(last, Tlb.WRITE, address, bits >> 3, (at) => {
+    this.access(Tlb.WRITE, address, bits >> 3, (at) => {
       f.set(place, at);
       f.set(old, place.signed(bits));
     }, () => {
       f.set(place, nowhere());
       f.set(old, f.call64(loadForWriteSlow, address, bits >> 3).sx(bits));
-      this.faultIf(f.s32(State.FAULT));
     });
     const value = f.i64(change(old));
     f.if(place.isNowhere(), () => {
@@ -574,27 +536,6 @@ export class RegionEmitter extends Emitter {
       f.do(storeSlow, address, bits >> 3, value);
       this.faultIf(f.s32(State.FAULT));
     }, () => f.storeBits(bits, place, value));
-  }
-  override load128(address: Local<I64>, aligned: boolean): Local<V128> {
-    const last = this.lastPage(this.lastRead);
-    if (!last) return super.load128(address, aligned);
-    const { f } = this;
-    const value = f.v128();
-    this.through(last, Tlb.TAG, address, 16, (place) => f.set(value, place.v128()), () => {
-      f.set(value, f.callPointer(load128Slow, address).v128());
-      this.faultIf(f.s32(State.FAULT));
-    }, aligned);
-    return value;
-  }
-  override store128(address: Local<I64>, aligned: boolean, value: V128): void {
-    const last = this.lastPage(this.lastWritten);
-    if (!last) return super.store128(address, aligned, value);
-    const { f } = this;
-    const stored = f.v128(value);
-    this.through(last, Tlb.WRITE, address, 16, (place) => f.storeV128(place, stored), () => {
-      f.do(store128Slow, address, stored);
-      this.faultIf(f.s32(State.FAULT));
-    }, aligned);
   }
 
   // Exceptions. Nothing the guest sees has changed: the region is left before this instruction.
@@ -655,7 +596,7 @@ export class RegionEmitter extends Emitter {
 }
 
 /** A variable of which the low 32 bits count. */
-function lowHalf(value: Local<I64>): Local<I64> {
+function lowHalf(value: Local<I32> | Local<I64>): Local<I64> {
   return Object.assign(Low32.of(value), { index: value.index });
 }
 
