@@ -7,7 +7,7 @@
  * then flags.
  */
 import type { CpuFunc } from "./cpu_function.ts";
-import { bits, carry, condition, FlagKind, type LazyFlags } from "./flags.ts";
+import { bits, carry, condition, Flag, FlagKind, type LazyFlags } from "./flags.ts";
 import { Reg, State, Tlb } from "./layout.ts";
 import type { Label, Local } from "./wasm/function.ts";
 import { nowhere, type Pointer, pointerOf } from "./wasm/memory.ts";
@@ -402,6 +402,21 @@ export abstract class Emitter {
   /** ZF SF PF from the result; CF AF OF from `others`, at their places. */
   flagsPartial(result: I64, others: I64): void {
     this.setLazy(FlagKind.PARTIAL, others, null, result);
+  }
+  /**
+   * As {@link flagsPartial}; what the others follow from is kept, and they may be asked for later, or never.
+   * @param others from `a`, `b` and the result; it computes with nothing else that changes
+   */
+  flagsDeferred(result: I64, a: I64, b: I64, others: (a: I64, b: I64, result: I64) => I64): void {
+    this.flagsPartial(result, this.f.i64(others(a, b, result)));
+  }
+  /**
+   * Sets the flags of `mask` and keeps the others.
+   * @param from what the new ones follow from
+   * @param value from this to the new ones at their places, the others 0; may be asked for later, or never
+   */
+  flagsOver(mask: number, from: I64, value: (from: I64) => I32): void {
+    this.flagsExplicit(this.f.i32(this.flagBits().and(Flag.ARITHMETIC & ~mask).or(value(from))));
   }
   /** All six at their places. */
   flagsExplicit(value: I32): void {

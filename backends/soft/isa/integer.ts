@@ -3,7 +3,7 @@ import { isReal86 } from "../cpu/segments.ts";
 import { type Emitter, Vector } from "../emitter.ts";
 import { Flag, maskOf, select } from "../flags.ts";
 import { Reg } from "../layout.ts";
-import { type I32, type I64, i64 } from "../wasm/values.ts";
+import { type I32, i32, type I64, i64 } from "../wasm/values.ts";
 import { implicitAddress } from "./implicit.ts";
 import { type Emit, op } from "./table.ts";
 import { divideSigned, divideUnsigned, multiplyHigh, multiplyHighSigned, remainderOfDivision } from "./wide.ts";
@@ -238,9 +238,11 @@ const shl: Emit = (e) => {
   let v!: I64, r!: I64;
   e.modify(0, (old) => r = f.i64((v = old).shl(count).sx(bits)));
   unlessZero(e, count, constant, () => {
-    const cf = bits === 64 ? v.shrU(i64(64).sub(count)).and(1) : v.zx(bits).shl(count).shrU(bits).and(1);
-    const c = f.i64(cf);
-    e.flagsPartial(r, f.i64(c.or(r.shrU(63).xor(c).shl(11))));
+    e.flagsDeferred(r, v, r, (v, _, r) => {
+      const cf = bits === 64 ? v.shrU(i64(64).sub(count)).and(1) : v.zx(bits).shl(count).shrU(bits).and(1);
+      const c = f.i64(cf);
+      return c.or(r.shrU(63).xor(c).shl(11));
+    });
   });
 };
 const shr: Emit = (e) => {
@@ -249,9 +251,10 @@ const shr: Emit = (e) => {
   let v!: I64, r!: I64;
   e.modify(0, (old) => r = f.i64((v = f.i64(old.zx(bits))).shrU(count).sx(bits)));
   unlessZero(e, count, constant, () => {
-    const cf = v.shrU(count.sub(1)).and(1);
-    const overflow = r.xor(r.shl(1)).shrU(bits - 1).and(1).shl(11);
-    e.flagsPartial(r, f.i64(cf.or(overflow)));
+    e.flagsDeferred(r, v, r, (v, _, r) => {
+      const overflow = r.xor(r.shl(1)).shrU(bits - 1).and(1).shl(11);
+      return v.shrU(count.sub(1)).and(1).or(overflow);
+    });
   });
 };
 const sar: Emit = (e) => {
@@ -259,13 +262,12 @@ const sar: Emit = (e) => {
   const { count, constant } = shiftCount(e);
   let v!: I64, r!: I64;
   e.modify(0, (old) => r = f.i64((v = old).shrS(count)));
-  unlessZero(e, count, constant, () => e.flagsPartial(r, f.i64(v.shrS(count.sub(1)).and(1))));
+  unlessZero(e, count, constant, () => e.flagsDeferred(r, v, r, (v) => v.shrS(count.sub(1)).and(1)));
 };
 
-/** CF and OF from bits 0 of the two, the other flags as they are. */
-function rotateFlags(e: Emitter, cf: I64, of: I64): void {
-  const others = e.flagBits().and(Flag.ARITHMETIC & ~(Flag.CF | Flag.OF));
-  e.flagsExplicit(e.f.i32(others.or(cf.i32().and(1)).or(of.i32().and(1).shl(11))));
+/** CF and OF from bits 0 of the two. */
+function carryAndOverflow(cf: I64, of: I64): I32 {
+  return cf.i32().and(1).or(of.i32().and(1).shl(11));
 }
 const rotate = (left: boolean): Emit => (e) => {
   const { f, bits } = e;
@@ -283,9 +285,10 @@ const rotate = (left: boolean): Emit => (e) => {
     return r = f.i64((left ? v.shl(c).or(v.shrU(back)) : v.shrU(c).or(v.shl(back))).sx(bits));
   });
   unlessZero(e, count, constant, () => {
-    const top = r.shrU(63);
-    if (left) rotateFlags(e, r, r.xor(top));
-    else rotateFlags(e, top, top.xor(r.shrU(bits - 2)));
+    e.flagsOver(Flag.CF | Flag.OF, r, (r) => {
+      const top = r.shrU(63);
+      return left ? carryAndOverflow(r, r.xor(top)) : carryAndOverflow(top, top.xor(r.shrU(bits - 2)));
+    });
   });
 };
 const rotateCarry = (left: boolean): Emit => (e) => {
@@ -314,7 +317,8 @@ const rotateCarry = (left: boolean): Emit => (e) => {
   });
   e.flagsWhen(masked.eqz().eqz(), () => {
     const top = r.shrU(63);
-    rotateFlags(e, cf, left ? top.xor(cf) : top.xor(r.shrU(bits - 2)));
+    const both = carryAndOverflow(cf, left ? top.xor(cf) : top.xor(r.shrU(bits - 2)));
+    e.flagsOver(Flag.CF | Flag.OF, both.i64u(), (both) => both.i32());
   });
 };
 const shifts: [string, Emit][] = [
@@ -371,6 +375,11 @@ op("shrd", "0F AD /r", "Ev Gv CL", doubleShift(false));
 
 // Multiplication and division.
 
+/** CF and OF when the product does not fit. */
+function overflow(over: I32): I64 {
+  return maskOf(over).and(Flag.CF | Flag.OF);
+}
+
 const multiply = (signed: boolean): Emit => (e) => {
   const { f, bits } = e;
   const b = signed ? e.read(0) : e.readUnsigned(0);
@@ -378,17 +387,16 @@ const multiply = (signed: boolean): Emit => (e) => {
   const low = f.i64(a.mul(b));
   if (bits === 8) {
     e.write(2, low);
-    const over = signed ? low.ne(low.s8()) : low.shrU(8).eqz().eqz();
-    e.flagsPartial(f.i64(low.s8()), f.i64(maskOf(over).and(Flag.CF | Flag.OF)));
+    e.flagsDeferred(f.i64(low.s8()), low, low, (low) => overflow(signed ? low.ne(low.s8()) : low.shrU(8).ne(0)));
     return;
   }
   const high = bits < 64 ? f.i64(low.shrS(bits)) : f.i64(f.call64(signed ? multiplyHighSigned : multiplyHigh, a, b));
-  const over = signed
-    ? (bits < 64 ? low.ne(low.sx(bits)) : high.ne(low.shrS(63)))
-    : (bits < 64 ? low.shrU(bits) : high).ne(0);
   e.write(1, low);
   e.write(2, high);
-  e.flagsPartial(f.i64(low.sx(bits)), f.i64(maskOf(over).and(Flag.CF | Flag.OF)));
+  e.flagsDeferred(f.i64(low.sx(bits)), low, high, (low, high) =>
+    overflow(
+      signed ? (bits < 64 ? low.ne(low.sx(bits)) : high.ne(low.shrS(63))) : (bits < 64 ? low.shrU(bits) : high).ne(0),
+    ));
 };
 op("mul", "F6 /4", "Eb AL AX", multiply(false));
 op("mul", "F7 /4", "Ev rAX rDX", multiply(false));
@@ -402,10 +410,9 @@ const imul: Emit = (e) => {
   const b = e.read(three ? 2 : 1);
   const low = f.i64(a.mul(b));
   const r = f.i64(low.sx(bits));
-  const over = bits < 64 ? low.ne(r) : f.call64(multiplyHighSigned, a, b).ne(low.shrS(63));
-  const flags = f.i64(maskOf(over).and(Flag.CF | Flag.OF));
   e.write(0, r);
-  e.flagsPartial(r, flags);
+  if (bits < 64) e.flagsDeferred(r, low, r, (low, _, r) => overflow(low.ne(r)));
+  else e.flagsDeferred(r, a, b, (a, b, r) => overflow(f.call64(multiplyHighSigned, a, b).ne(r.shrS(63))));
 };
 op("imul", "0F AF /r", "Gv Ev", imul);
 op("imul", "69 /r", "Gv Ev Iz", imul);
@@ -463,8 +470,7 @@ const bitTest = (change: BitChange): Emit => (e) => {
     else old = e.load(address, bits);
   } else if (change) e.modify(0, apply);
   else old = e.read(0);
-  const cf = old.shrU(bit).i32().and(1);
-  e.flagsExplicit(f.i32(e.flagBits().and(Flag.ARITHMETIC & ~Flag.CF).or(cf)));
+  e.flagsOver(Flag.CF, old.shrU(bit), (shifted) => shifted.i32().and(1));
 };
 const bitTests: [string, BitChange, string, number][] = [
   ["bt", null, "A3", 4],
@@ -486,7 +492,7 @@ const scan = (forward: boolean): Emit => (e) => {
   if (bits === 32) {
     f.if(v.eqz().eqz(), () => e.write(0, index));
   } else e.write(0, select(v.eqz(), e.read(0), index));
-  e.flagsExplicit(f.i32(e.flagBits().and(Flag.ARITHMETIC & ~Flag.ZF).or(v.eqz().shl(6))));
+  e.flagsOver(Flag.ZF, v, (v) => v.eqz().shl(6));
 };
 op("bsf", "0F BC /r", "Gv Ev", scan(true));
 op("bsr", "0F BD /r", "Gv Ev", scan(false));
@@ -523,12 +529,11 @@ op("crc32w", "F2 0F 38 F1 /r", "Gy Ev", (e) => crc32(e.operands[1].bits)(e));
 const LOW_FLAGS = Flag.CF | Flag.PF | Flag.AF | Flag.ZF | Flag.SF;
 op("lahf", "9F", "AH", (e) => e.write(0, e.flagBits().and(LOW_FLAGS).or(2).i64u()));
 op("sahf", "9E", "AH", (e) => {
-  const value = e.readUnsigned(0).i32().and(LOW_FLAGS);
-  e.flagsExplicit(e.f.i32(e.flagBits().and(Flag.OF).or(value)));
+  e.flagsOver(LOW_FLAGS, e.readUnsigned(0), (ah) => ah.i32().and(LOW_FLAGS));
 });
-op("clc", "F8", "", (e) => e.flagsExplicit(e.f.i32(e.flagBits().and(Flag.ARITHMETIC & ~Flag.CF))));
-op("stc", "F9", "", (e) => e.flagsExplicit(e.f.i32(e.flagBits().or(1))));
-op("cmc", "F5", "", (e) => e.flagsExplicit(e.f.i32(e.flagBits().xor(1))));
+op("clc", "F8", "", (e) => e.flagsOver(Flag.CF, i64(0), () => i32(0)));
+op("stc", "F9", "", (e) => e.flagsOver(Flag.CF, i64(0), () => i32(Flag.CF)));
+op("cmc", "F5", "", (e) => e.flagsOver(Flag.CF, e.carry().xor(1).i64u(), (carry) => carry.i32()));
 
 // Decimal adjustment (outside 64-bit mode).
 const decimal = (subtract: boolean): Emit => (e) => {
@@ -598,5 +603,5 @@ op("arpl", "63 /r", "Ew Gw", (e) => {
     lower = f.i32(old.and(3).ltU(source));
     return select(lower, old.and(-4).or(source), old);
   });
-  e.flagsExplicit(f.i32(e.flagBits().and(Flag.ARITHMETIC & ~Flag.ZF).or(lower.shl(6))));
+  e.flagsOver(Flag.ZF, lower.i64u(), (lower) => lower.i32().shl(6));
 }, { only: "legacy" });

@@ -378,7 +378,7 @@ const inspect = (what: number, operand: number): Emit => (e) => {
   const value = e.checked(f.i64(), f.call64(inspectSelector, selector, what));
   const valid = f.i32(value.ne(-1));
   if (what < 2) f.if(valid, () => e.write(0, value));
-  e.flagsExplicit(f.i32(e.flagBits().and(Flag.ARITHMETIC & ~Flag.ZF).or(valid.shl(6))));
+  e.flagsOver(Flag.ZF, valid.i64u(), (valid) => valid.i32().shl(6));
 };
 op("verr", "0F 00 /4", "Ew", inspect(2, 0), system);
 op("verw", "0F 00 /5", "Ew", inspect(3, 0), system);
@@ -521,5 +521,5 @@ op("cmpxchg16b", "0F C7 /1 modm", "Mdq", (e) => {
     e.setReg(Reg.AX, low);
     e.setReg(Reg.DX, high);
   });
-  e.flagsExplicit(f.i32(e.flagBits().and(Flag.ARITHMETIC & ~Flag.ZF).or(equal.shl(6))));
+  e.flagsOver(Flag.ZF, equal.i64u(), (equal) => equal.i32().shl(6));
 }, { lock: true, system: true });

@@ -4,7 +4,7 @@
  */
 import type { Instruction, Operand } from "../decode.ts";
 import { type Bits, Emitter, Fault, loadForWriteSlow, loadSlow, raise, storeSlow, Vector } from "../emitter.ts";
-import { bits, carry, condition, FlagKind, type LazyFlags } from "../flags.ts";
+import { bits, carry, condition, Flag, FlagKind, type LazyFlags } from "../flags.ts";
 import { Attribute, DATA_MASK, PLAIN_DATA } from "../cpu/segments.ts";
 import { writes } from "../interpreter/assemble.ts";
 import { segmentLinear } from "../interpreter/handler.ts";
@@ -21,8 +21,6 @@ const flagBitsOf = declare("flag_bits", [Type.i32, Type.i64, Type.i64, Type.i64]
 
 /** Rows whose result for the flags is A ± B at the operand size, so that it need not be kept. */
 const DERIVED = new Set(["add", "sub", "cmp", "neg", "xadd", "cmpxchg"]);
-/** Rows that look at the old flags only to make the new ones. */
-const KEEPS_OTHERS = new Set("rol ror rcl rcr bt bts btr btc bsf bsr inc dec clc stc cmc".split(" "));
 
 /** Rows whose low 32 bits follow from the operands' low 32 bits, flags aside. */
 const LOW = new Set("mov not bswap rol ror shl shr imul".split(" "));
@@ -39,6 +37,23 @@ export interface FlagState {
   narrow: boolean;
   /** The kind is in a local and is none of ADD SUB ADC SBB: CF is bit 0 of A. */
   simple: boolean;
+  /** What is missing. */
+  deferred: Deferred | null;
+}
+
+/** Flags that are computed only where they are asked for, or the region is left. */
+interface Deferred {
+  /** Those that are over the state's other fields; 0: A is missing, of a state of {@link FlagKind.PARTIAL}. */
+  mask: number;
+  /** From {@link RegionEmitter.flagX} to the flags of the mask; unused without one. */
+  over: (from: I64) => I32;
+  /** A of the state; unused with a mask. */
+  others: (a: I64, b: I64, result: I64) => I64;
+}
+
+/** Where paths meet nothing is known. */
+export function unknownFlags(simple: boolean): FlagState {
+  return { kind: -1, derived: 0, narrow: false, simple, deferred: null };
 }
 
 /** A page with code of the region besides the entry's. */
@@ -66,7 +81,7 @@ export class RegionEmitter extends Emitter {
   protected faultLabel: Label = { depth: 0 };
   /** Instructions of this path that the budget has not been charged for. */
   pending = 0;
-  state: FlagState = { kind: -1, derived: 0, narrow: false, simple: false };
+  state = unknownFlags(false);
   /** No one will see the flags that this instruction sets. */
   flagsUnseen = false;
   /** The condition of the branch just emitted; null: always. */
@@ -82,6 +97,7 @@ export class RegionEmitter extends Emitter {
   private readonly flagA: Local<I64>;
   private readonly flagB: Local<I64>;
   private readonly flagR: Local<I64>;
+  private readonly flagX: Local<I64>;
   private flagsWritten = false;
   /** RIP at the start of the entry's page; outside 64-bit mode CS may begin elsewhere, and it be below 0. */
   readonly page: Local<I64>;
@@ -111,6 +127,7 @@ export class RegionEmitter extends Emitter {
     this.flagA = f.i64();
     this.flagB = f.i64();
     this.flagR = f.i64();
+    this.flagX = f.i64();
     this.registers = Array.from({ length: 16 }, () => f.i64());
     this.vectors = region.usesVectors ? Array.from({ length: 16 }, () => f.v128()) : [];
   }
@@ -241,16 +258,35 @@ export class RegionEmitter extends Emitter {
 
   /** Leaves the region for {@link exitRip}. */
   leaveForExit(): void {
-    const { f } = this;
+    const { f, state } = this;
     this.storeKind();
     if (this.pending > 0) f.set(this.budget, this.budget.sub(this.pending));
     f.br(this.faultLabel);
+    // Other paths go on.
+    this.state = state;
   }
 
   // Flags.
 
+  /** Computes what has been deferred. */
+  private complete(): void {
+    const { f, state } = this;
+    const { deferred } = state;
+    if (!deferred) return;
+    this.state = { ...state, deferred: null };
+    this.flagsWritten = true;
+    if (deferred.mask === 0) {
+      f.set(this.flagA, deferred.others(this.flagA, this.flagB, this.flagR));
+      return;
+    }
+    const under = bits(f, this.flags()).and(Flag.ARITHMETIC & ~deferred.mask);
+    f.set(this.flagA, under.or(deferred.over(this.flagX)).i64u());
+    this.state = { kind: FlagKind.EXPLICIT, derived: 0, narrow: false, simple: false, deferred: null };
+  }
+
   /** Puts the kind into its local, where it is known. */
   storeKind(): void {
+    this.complete();
     const { kind, derived, narrow } = this.state;
     if (kind >= 0) this.f.set(this.flagKind, i32(unresolved(kind, derived || (narrow ? 32 : 0))));
   }
@@ -284,6 +320,7 @@ export class RegionEmitter extends Emitter {
    * @param simple what follows asks for CF: see {@link FlagState.simple}
    */
   meet(simple: boolean): void {
+    this.complete();
     const { state } = this;
     if (state.kind < 0) {
       if (simple && !state.simple) this.simplifyDynamic();
@@ -296,6 +333,12 @@ export class RegionEmitter extends Emitter {
   }
 
   override flags(): LazyFlags {
+    this.complete();
+    return this.flagsWithout();
+  }
+
+  /** The flags but for what is deferred. */
+  private flagsWithout(): LazyFlags {
     const { state } = this;
     if (state.kind < 0) {
       this.resolve();
@@ -317,37 +360,58 @@ export class RegionEmitter extends Emitter {
     if (result && !derived) f.set(this.flagR, result);
     if (b) f.set(this.flagB, b);
     f.set(this.flagA, a);
-    this.state = { kind, derived, narrow: this.low, simple: false };
+    this.state = { kind, derived, narrow: this.low, simple: false, deferred: null };
+  }
+
+  override flagsDeferred(result: I64, a: I64, b: I64, others: (a: I64, b: I64, result: I64) => I64): void {
+    if (this.flagsUnseen) return;
+    this.setLazy(FlagKind.PARTIAL, a, b, result);
+    this.state.deferred = { mask: 0, over: () => i32(0), others };
+  }
+
+  override flagsOver(mask: number, from: I64, value: (from: I64) => I32): void {
+    if (this.flagsUnseen) return;
+    const { deferred } = this.state;
+    // What is over the same flags is over.
+    const covered = deferred !== null && deferred.mask !== 0 && (deferred.mask & ~mask) === 0;
+    if (!covered) this.complete();
+    this.f.set(this.flagX, from);
+    this.state = { ...this.state, deferred: { mask, over: value, others: (a) => a } };
   }
 
   flagsWhen(when: I32, change: () => void): void {
     if (this.flagsUnseen) return;
-    const before = this.state;
     this.storeKind();
+    const before = this.state;
     this.f.if(when, () => {
       change();
       this.storeKind();
     });
     const after = this.state;
     const simple = (state: FlagState) => (state.kind < 0 ? state.simple : isSimple(state.kind));
-    this.state = { kind: -1, derived: 0, narrow: false, simple: simple(before) && simple(after) };
+    this.state = unknownFlags(simple(before) && simple(after));
   }
 
   override carry(): I32 {
     const { name } = this.instruction.row;
     if (this.flagsUnseen && (name === "inc" || name === "dec")) return i32(0);
-    if (this.state.kind < 0 && this.state.simple) return this.flagA.i32().and(1);
+    const { deferred } = this.state;
+    if (deferred && deferred.mask & Flag.CF) return deferred.over(this.flagX).and(Flag.CF);
+    if (this.state.kind < 0 && this.state.simple && !deferred) return this.flagA.i32().and(1);
     return carry(this.f, this.flags());
   }
 
-  override flagBits(): I32 {
-    if (this.flagsUnseen && KEEPS_OTHERS.has(this.instruction.row.name)) return i32(0);
-    return bits(this.f, this.flags());
-  }
-
   override condition(cc: number): I32 {
-    if (cc >> 1 === 1 && this.state.kind < 0 && this.state.simple) {
-      return cc & 1 ? this.carry().eqz() : this.carry();
+    const which = cc >> 1;
+    const { deferred } = this.state;
+    if (which === 1) return cc & 1 ? this.carry().eqz() : this.carry();
+    if (which === 2 && deferred && deferred.mask & Flag.ZF) {
+      const zero = deferred.over(this.flagX).has(Flag.ZF);
+      return cc & 1 ? zero.eqz() : zero;
+    }
+    // ZF, SF and PF of a partial result do not follow from A.
+    if (deferred?.mask === 0 && (which === 2 || which === 4 || which === 5)) {
+      return condition(this.f, cc, this.flagsWithout());
     }
     return condition(this.f, cc, this.flags());
   }

@@ -12,7 +12,8 @@ const LOOKS_AT_NONE = new Set(
 /** Rows without a memory operand that may fault all the same. */
 const FAULTS = new Set("push pop leave call ret ret_drop call_indirect div idiv".split(" "));
 const SHIFTS = new Set("shl shr sar".split(" "));
-const ROTATES = new Set("rol ror".split(" "));
+/** Rows that set some flags whatever the others are. */
+const KEEPS_OTHERS = new Set("rol ror bt bts btr btc bsf bsr clc stc".split(" "));
 
 function mayFault({ row, operands }: Instruction): boolean {
   return FAULTS.has(row.name) || (row.name !== "lea" && operands.some((o) => o.kind === "m"));
@@ -25,12 +26,10 @@ function setsAll({ row, operands, bits }: Instruction): boolean {
 }
 
 /** Whether an instruction looks at flags, given that those it sets are seen or not. */
-function looks({ row, operands }: Instruction, seen: boolean): boolean {
+function looks({ row }: Instruction, seen: boolean): boolean {
   if (SETS_ALL.has(row.name) || LOOKS_AT_NONE.has(row.name)) return false;
   if (row.unit === "sse" || row.unit === "mmx") return false;
-  if (SHIFTS.has(row.name) || ROTATES.has(row.name) || row.name === "inc" || row.name === "dec") {
-    return seen || operands.length === 0;
-  }
+  if (SHIFTS.has(row.name) || KEEPS_OTHERS.has(row.name) || row.name === "inc" || row.name === "dec") return seen;
   return true;
 }
 

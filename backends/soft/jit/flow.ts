@@ -18,11 +18,17 @@ export interface Node {
   isLoop: boolean;
   /** It is run again by a loop of the region. */
   inLoop: boolean;
+  /** How many times in a row its code stands in its loop, which is of this block only; otherwise 1. */
+  copies: number;
   /** Successors; null: the edge leaves the region. */
   successors: (Node | null)[];
   /** Flags are asked for before all are set: on some path from here. */
   asksFlags: boolean;
 }
+
+/** Most instructions of a loop with copies, and most copies. */
+const COPIED_INSTRUCTIONS = 24;
+const MAXIMUM_COPIES = 4;
 
 /** The nodes in reverse postorder, the entry first. */
 export function flowOf(region: Region): Node[] {
@@ -41,6 +47,7 @@ export function flowOf(region: Region): Node[] {
       isMeeting: false,
       isLoop: false,
       inLoop: false,
+      copies: 1,
       successors: [],
       asksFlags: false,
     };
@@ -97,6 +104,13 @@ export function flowOf(region: Region): Node[] {
       for (const inner of order.slice(to.order, node.order + 1)) inner.inLoop ||= dominates(to, inner);
       return to;
     });
+  }
+  for (const node of order) {
+    if (node.block.how !== "branch" || !node.successors.includes(node)) continue;
+    node.copies = Math.max(1, Math.min(MAXIMUM_COPIES, COPIED_INSTRUCTIONS / node.block.instructions.length | 0));
+    // Left from several places then.
+    const after = node.successors.find((to) => to !== node);
+    if (node.copies > 1 && after && after.order > node.order) forward.set(after, forward.get(after)! + 1);
   }
   for (const node of order) {
     if ((forward.get(node) ?? 0) < 2) continue;

@@ -4,7 +4,7 @@ import { State } from "../layout.ts";
 import type { Label } from "../wasm/function.ts";
 import type { BranchHint } from "../wasm/module.ts";
 import type { ValueType } from "../wasm/values.ts";
-import { followed, type OtherPage, RegionEmitter } from "./emitter.ts";
+import { followed, type OtherPage, RegionEmitter, unknownFlags } from "./emitter.ts";
 import { markAsking, unseenFlags } from "./flag_use.ts";
 import { flowOf, type Node } from "./flow.ts";
 import { RegionFunc } from "./function.ts";
@@ -68,7 +68,7 @@ class Generator {
   /** What is known where paths meet. */
   private begin(node: Node): void {
     this.e.pending = 0;
-    this.e.state = { kind: -1, derived: 0, narrow: false, simple: node.asksFlags };
+    this.e.state = unknownFlags(node.asksFlags);
   }
 
   private within(node: Node, meeting: number): void {
@@ -81,7 +81,8 @@ class Generator {
     this.tree(next);
   }
 
-  private block(node: Node): void {
+  /** @param copy number of its code's copy: {@link Node.copies} */
+  private block(node: Node, copy = 0): void {
     const { f, e } = this;
     const { block, successors } = node;
     const unseen = unseenFlags(block.instructions);
@@ -108,10 +109,15 @@ class Generator {
         return this.edge(node, successors[0], block.successors[0]);
       case "branch": {
         const { state, pending } = e;
-        f.plainIf(e.taken!, () => this.edge(node, successors[0], block.successors[0]), () => {
+        const to = (n: number) => {
+          // On to the next copy of a loop's only block: the budget and what waits are looked at after the last.
+          if (successors[n] === node && copy + 1 < node.copies) return this.block(node, copy + 1);
+          this.edge(node, successors[n], block.successors[n]);
+        };
+        f.plainIf(e.taken!, () => to(0), () => {
           e.state = state;
           e.pending = pending;
-          this.edge(node, successors[1], block.successors[1]);
+          to(1);
         });
       }
     }

@@ -245,14 +245,28 @@ function walkIntoUnmapped(what: string, start: number, body: (code: Assembler) =
   }
 }
 
-Deno.test("page faults in the middle of a region are restarted", () =>
-  walkIntoUnmapped(
-    "walk into unmapped memory",
-    0x3fff_f000,
-    (c) =>
-      c.arithmetic("add", "rax", "rcx").arithmetic("add", at({ base: "rsp", displacement: -8 }), "rax")
-        .arithmetic("add", "rax", at({ base: "rsi" })),
-  ));
+// A loop's code may stand there several times: the fault is in each of its copies once.
+for (const copy of [0, 1, 2, 3]) {
+  Deno.test(`page faults in the middle of a region are restarted: copy ${copy} of a loop`, () =>
+    walkIntoUnmapped(
+      "walk into unmapped memory",
+      0x3fff_f000 + 8 * copy,
+      (c) =>
+        c.arithmetic("add", "rax", "rcx").arithmetic("add", at({ base: "rsp", displacement: -8 }), "rax")
+          .arithmetic("add", "rax", at({ base: "rsi" })),
+    ));
+}
+
+Deno.test("a loop of one block ends after as many rounds as it should", () => {
+  for (let rounds = 1; rounds < 20; rounds++) {
+    // l: op; shl edx, 3; add [rbx + rcx * 8], rdx; dec ecx; jnz l
+    for (const op of [[0x01, 0xca], [0xc1, 0xc2, 7], [0x0f, 0xa3, 0xca], [0x0f, 0xaf, 0xd1]]) {
+      const body = [...op, 0xc1, 0xe2, 3, 0x48, 0x01, 0x14, 0xcb, 0xff, 0xc9, 0x75];
+      const code = [0xb9, ...u32(rounds), ...body, 256 - (body.length + 1), 0xe6, 0xf4, 0xf4];
+      compare(new Uint8Array(code), rounds, `${rounds} rounds`);
+    }
+  }
+});
 
 for (
   const [what, store] of [
