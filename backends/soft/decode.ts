@@ -1,6 +1,7 @@
 /** Bytes to instructions, by the table. Runs on a miss of the block cache only. */
 import type { Bits, OperandKind, OperandShape } from "./emitter.ts";
 import { Reg, Seg } from "./layout.ts";
+import { Form, type OperandForm, Size } from "./isa/operand_form.ts";
 import { byOpcode, type Row } from "./isa/table.ts";
 
 /** One operand of a decoded instruction. */
@@ -56,17 +57,6 @@ class Failure {
 const TRUNCATED = new Failure(DecodeFailure.TRUNCATED);
 const TOO_LONG = new Failure(DecodeFailure.TOO_LONG);
 const UNDEFINED = new Failure(DecodeFailure.UNDEFINED);
-
-const fixedRegisters: Record<string, [number, number]> = {
-  AL: [Reg.AX, 8],
-  CL: [Reg.CX, 8],
-  AX: [Reg.AX, 16],
-  DX: [Reg.DX, 16],
-  rAX: [Reg.AX, 0],
-  rDX: [Reg.DX, 0],
-  // Ports are 32 bits wide at most.
-  EAXz: [Reg.AX, -1],
-};
 
 class Decoder {
   at = 0;
@@ -197,10 +187,11 @@ function decodeOne(d: Decoder, mode: 16 | 32 | 64): Instruction {
     if (row.name === "pop_to" && instruction.base === Reg.SP) instruction.displacement += bits >> 3;
   } else if (segment < 0) instruction.segment = Seg.DS;
 
-  for (const code of row.operands) {
+  const { forms } = row;
+  for (let n = 0; n < forms.length; n++) {
     const operand: Operand = { kind: "r", bits, register: 0, high: false, low: 0, highWord: 0 };
     instruction.operands.push(operand);
-    decodeOperand(d, instruction, operand, code, modrm, rex, byte);
+    decodeOperand(d, instruction, operand, forms[n], modrm, rex, byte);
     if (operand.kind === "r" && operand.bits === 8 && rex === 0 && operand.register >= 4 && operand.register < 8) {
       operand.high = true;
     }
@@ -252,16 +243,27 @@ function choose(
   return fallback;
 }
 
+/** Base and index of 16-bit addresses (SDM vol. 2, table 2-1). */
+const PAIRS = [
+  [Reg.BX, Reg.SI],
+  [Reg.BX, Reg.DI],
+  [Reg.BP, Reg.SI],
+  [Reg.BP, Reg.DI],
+  [Reg.SI, Reg.ZERO],
+  [Reg.DI, Reg.ZERO],
+  [Reg.BP, Reg.ZERO],
+  [Reg.BX, Reg.ZERO],
+];
+
 function decodeMemory(d: Decoder, i: Instruction, modrm: number, rex: number): void {
   const mod = modrm >> 6;
   const rm = modrm & 7;
   let stack = false;
   if (i.addressBits === 16) {
-    const pairs = [[3, 6], [3, 7], [5, 6], [5, 7], [6, 16], [7, 16], [5, 16], [3, 16]];
     if (mod === 0 && rm === 6) i.displacement = d.s16();
     else {
-      i.base = pairs[rm][0];
-      i.index = pairs[rm][1];
+      i.base = PAIRS[rm][0];
+      i.index = PAIRS[rm][1];
       stack = i.base === Reg.BP;
       if (mod === 1) i.displacement = d.s8();
       else if (mod === 2) i.displacement = d.s16();
@@ -292,40 +294,43 @@ function decodeMemory(d: Decoder, i: Instruction, modrm: number, rex: number): v
   if (i.segment < 0) i.segment = stack ? Seg.SS : Seg.DS;
 }
 
-function sizeOf(letter: string, bits: Bits, mode: number): number {
-  switch (letter) {
-    case "b":
+function sizeOf(size: number, bits: Bits, mode: number): number {
+  switch (size) {
+    case Size.OPERAND:
+      return bits;
+    case Size.BYTE:
       return 8;
-    case "w":
+    case Size.WORD:
       return 16;
-    case "d":
+    case Size.DOUBLEWORD:
       return 32;
-    case "q":
+    case Size.QUADWORD:
       return 64;
-    case "v":
-      return bits;
-    case "y":
+    case Size.Y:
       return bits === 64 ? 64 : 32;
-    case "z":
+    case Size.Z:
       return bits === 16 ? 16 : 32;
-    case "x":
+    case Size.XMM:
       return 128;
-    // A far pointer, a pseudo-descriptor, BOUND's pair, CMPXCHG8B's and CMPXCHG16B's operand.
-    case "p":
+    case Size.POINTER:
       return bits + 16;
-    case "s":
+    case Size.DESCRIPTOR:
       return mode === 64 ? 80 : 48;
-    case "a":
+    case Size.PAIR:
       return 2 * bits;
-    case "dq":
+    case Size.DOUBLED:
       return bits === 64 ? 128 : 64;
-    // Control and debug registers: the mode's width.
-    case "n":
-      return mode === 64 ? 64 : 32;
-    case "":
-      return bits;
     default:
-      throw new Error(`operand size ${letter}?`);
+      return mode === 64 ? 64 : 32;
+  }
+}
+
+/** ModR/M.rm: memory, or a register of a kind. */
+function either(operand: Operand, modrm: number, kind: OperandKind, register: number): void {
+  if (modrm >> 6 !== 3) operand.kind = "m";
+  else {
+    operand.kind = kind;
+    operand.register = register;
   }
 }
 
@@ -333,86 +338,70 @@ function decodeOperand(
   d: Decoder,
   i: Instruction,
   operand: Operand,
-  code: string,
+  { form, size: width, register }: OperandForm,
   modrm: number,
   rex: number,
   opcode: number,
 ): void {
-  const fixed = fixedRegisters[code];
-  if (fixed) {
-    operand.register = fixed[0];
-    operand.bits = fixed[1] < 0 ? (i.bits === 16 ? 16 : 32) : fixed[1] || i.bits;
-    return;
-  }
-  if (code === "AH") {
-    operand.register = 4;
-    operand.bits = 8;
-    operand.high = true;
-    return;
-  }
-  if (code === "1") {
-    immediate(operand, 8, 1, 0);
-    return;
-  }
-  const size = sizeOf(code.slice(1), i.bits, i.mode);
+  const size = sizeOf(width, i.bits, i.mode);
   operand.bits = size;
   const reg = ((modrm >> 3) & 7) | ((rex & 4) << 1);
   const rm = (modrm & 7) | ((rex & 1) << 3);
-  const memory = modrm >> 6 !== 3;
-  const either = (kind: OperandKind, register: number) => {
-    if (memory) operand.kind = "m";
-    else {
-      operand.kind = kind;
+  switch (form) {
+    case Form.FIXED:
       operand.register = register;
-    }
-  };
-  switch (code[0]) {
-    case "E":
-      return either("r", rm);
-    case "M":
+      return;
+    case Form.AH:
+      operand.register = register;
+      operand.high = true;
+      return;
+    case Form.ONE:
+      return immediate(operand, size, 1, 0);
+    case Form.E:
+      return either(operand, modrm, "r", rm);
+    case Form.M:
       operand.kind = "m";
       return;
-    case "R":
+    case Form.R:
       operand.register = rm;
       return;
-    case "G":
+    case Form.G:
       operand.register = reg;
       return;
-    case "Z":
+    case Form.Z:
       operand.register = (opcode & 7) | ((rex & 1) << 3);
       return;
-    case "W":
-      return either("x", rm);
-    case "U":
+    case Form.W:
+      return either(operand, modrm, "x", rm);
+    case Form.U:
       operand.kind = "x";
       operand.register = rm;
       return;
-    case "V":
+    case Form.V:
       operand.kind = "x";
       operand.register = reg;
       return;
-    case "Q":
-      return either("q", rm & 7);
-    case "N":
+    case Form.Q:
+      return either(operand, modrm, "q", rm & 7);
+    case Form.N:
       operand.kind = "q";
       operand.register = rm & 7;
       return;
-    case "P":
+    case Form.P:
       operand.kind = "q";
       operand.register = reg & 7;
       return;
     // Segment, control and debug registers are numbers to the instruction.
-    case "S":
+    case Form.S:
       // CS is read only; this comes before an access to the other operand.
       if ((reg & 7) > 5 || ((reg & 7) === Seg.CS && operand === i.operands[0])) throw UNDEFINED;
       return immediate(operand, size, reg & 7, 0);
-    case "C":
-    case "D":
+    case Form.C:
+    case Form.D:
       return immediate(operand, size, reg, 0);
-    // x87: the register of ModR/M.rm as a number.
-    case "T":
+    case Form.T:
       return immediate(operand, size, modrm & 7, 0);
-    case "I": {
+    case Form.I: {
       if (size === 8) return signed(operand, size, d.s8());
       if (size === 16) return signed(operand, size, d.s16());
       const low = d.s32();
@@ -420,13 +409,13 @@ function decodeOperand(
       if (size === 64) return immediate(operand, size, low, d.s32());
       return signed(operand, size, low);
     }
-    case "J":
+    case Form.J:
       operand.kind = "j";
       if (size === 8) operand.low = d.s8();
       else operand.low = size === 16 && i.mode !== 64 ? d.s16() : d.s32();
       operand.highWord = operand.low >> 31;
       return;
-    case "O": {
+    default:
       operand.kind = "m";
       i.absolute = true;
       if (i.segment < 0) i.segment = Seg.DS;
@@ -435,10 +424,6 @@ function decodeOperand(
         i.displacement = d.s32();
         if (i.addressBits === 64) i.displacementHigh = d.s32();
       }
-      return;
-    }
-    default:
-      throw new Error(`operand ${code}?`);
   }
 }
 

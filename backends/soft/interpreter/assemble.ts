@@ -1,9 +1,10 @@
 /** Instructions to blocks of micro-ops. */
 import { KEY_EM, KEY_LIMITED, KEY_OSFXSR, KEY_SINGLE, KEY_TS } from "../mode_key.ts";
-import { decode, DecodeFailure, type Instruction } from "../decode.ts";
-import { type OperandKind, Vector } from "../emitter.ts";
+import { decode, DecodeFailure, type Instruction, type Operand } from "../decode.ts";
+import type { Row } from "../isa/table.ts";
+import { Vector } from "../emitter.ts";
 import { Op, Reg, Seg } from "../layout.ts";
-import { type HandlerEmitter, handlerKey, linksAnywhere, registerFieldsOf } from "./handler.ts";
+import { type HandlerEmitter, handlerKey, linksAnywhere } from "./handler.ts";
 
 /** Finds or makes handlers. */
 export interface HandlerSource {
@@ -13,10 +14,6 @@ export interface HandlerSource {
 
 /** Most instructions in a block. */
 const MAXIMUM = 64;
-
-/** Small numbers for widths and operand kinds, below 8. */
-const WIDTHS: Record<number, number> = { 8: 0, 16: 1, 32: 2, 64: 3, 128: 4, 80: 5, 48: 6 };
-const KINDS: Record<OperandKind, number> = { r: 0, m: 1, i: 2, x: 3, q: 4, j: 5 };
 
 /** What {@link BlockAssembler.assemble} made. */
 export interface AssembledBlock {
@@ -31,14 +28,19 @@ export interface AssembledBlock {
 
 /** Decodes straight-line code and writes micro-ops. */
 export class BlockAssembler {
-  /** The decoded instructions of the last block. */
-  readonly decoded: Instruction[] = [];
-
-  private key = 0n;
+  /** Exceptions of the units' instructions, with the key of the block: {@link refusal}. */
+  private refusals: Refusals = { x87: -1, mmx: -1, sse: -1 };
   /** Handlers by row and shape. */
   private readonly byShape: Map<number, number>[] = [];
+  private readonly words: Int32Array;
+  private readonly bytes: Uint8Array;
+  private end = -1;
 
-  constructor(private readonly view: DataView, private readonly handlers: HandlerSource) {}
+  /** @param view the memory that micro-ops are written to, from its beginning */
+  constructor(view: DataView, private readonly handlers: HandlerSource) {
+    this.words = new Int32Array(view.buffer, view.byteOffset, view.byteLength >> 2);
+    this.bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+  }
 
   /**
    * Writes micro-ops for the code in `bytes` at `at`.
@@ -55,11 +57,10 @@ export class BlockAssembler {
     limit = MAXIMUM,
   ): AssembledBlock | null {
     const mode = modeOf(key);
-    this.key = key;
+    this.refusals = refusalsOf(key);
     let offset = 0;
     let ops = 0;
     let instructions = 0;
-    this.decoded.length = 0;
     let open = true;
     // 16-bit code of 64 KiB and more is not KEY_LIMITED: its blocks ask themselves whether they end within the limit.
     const asks = mode === 16 && !(key & (KEY_SINGLE | KEY_LIMITED));
@@ -82,7 +83,6 @@ export class BlockAssembler {
       }
       const crossing = offset + instruction.length > pageBytes;
       ops += this.writeInstruction(at + ops * Op.BYTES, instruction, offset);
-      this.decoded.push(instruction);
       instructions++;
       offset += instruction.length;
       open = !instruction.row.ends;
@@ -92,37 +92,42 @@ export class BlockAssembler {
       }
     }
     this.writeEnd(at + ops++ * Op.BYTES, offset);
-    if (asks) this.view.setInt32(at + Op.IMMEDIATE, offset, true);
+    if (asks) this.words[(at + Op.IMMEDIATE) / 4] = offset;
     return { instructions, length: offset, crossing: offset > pageBytes, ops };
   }
 
   private writeOp(at: number, handler: number, offset: number, length: number): void {
-    const { view } = this;
-    for (let i = 0; i < Op.BYTES; i += 4) view.setUint32(at + i, 0, true);
-    view.setUint16(at + Op.HANDLER, handler, true);
-    view.setUint16(at + Op.OFFSET, offset, true);
-    view.setUint8(at + Op.LENGTH, length);
-    view.setUint8(at + Op.BASE, Reg.ZERO * 8);
-    view.setUint8(at + Op.INDEX, Reg.ZERO * 8);
+    const { words } = this;
+    const word = at / 4;
+    words[word] = handler | (offset << 16);
+    words[word + 1] = 0;
+    words[word + Op.BASE / 4] = (Reg.ZERO * 8) | ((Reg.ZERO * 8) << 8) | (length << 24);
+    words[word + Op.DISPLACEMENT / 4] = 0;
+    words[word + Op.IMMEDIATE / 4] = 0;
+    words[word + Op.IMMEDIATE / 4 + 1] = 0;
   }
 
   /** The micro-op that goes on behind the block. */
   private writeEnd(at: number, offset: number): void {
-    this.writeOp(at, this.handlers.handler("end", emitEnd), offset, 0);
-    this.view.setUint32(at + Op.LINK, 1, true);
+    if (this.end < 0) this.end = this.handlers.handler("end", emitEnd);
+    this.writeOp(at, this.end, offset, 0);
+    this.words[(at + Op.LINK) / 4] = 1;
   }
 
   private writeInstruction(at: number, i: Instruction, offset: number): number {
-    const { view } = this;
+    const { words, bytes } = this;
     let ops = 0;
-    const refused = refusal(i, this.key);
-    if (refused >= 0) {
+    const { unit } = i.row;
+    if (unit && this.refusals[unit] >= 0) {
+      const refused = this.refusals[unit];
       this.writeOp(at, this.handlers.handler(`raise${refused}`, (e) => e.raise(refused)), offset, i.length);
       return 1;
     }
-    const memory = i.operands.find((o) => o.kind === "m");
+    const { operands } = i;
+    let memory: Operand | null = null;
+    for (let n = 0; n < operands.length && memory === null; n++) if (operands[n].kind === "m") memory = operands[n];
     let viaEa = false;
-    if (memory) {
+    if (memory !== null) {
       const lea = i.row.name === "lea";
       const based = !lea && (i.mode !== 64 || i.segment === Seg.FS || i.segment === Seg.GS);
       if (based || i.addressBits !== 64 || i.absolute) {
@@ -135,56 +140,57 @@ export class BlockAssembler {
         });
         this.writeOp(at, number, offset, i.length);
         this.writeAddress(at, i, offset);
-        view.setInt32(at + Op.IMMEDIATE, view.getInt32(at + Op.DISPLACEMENT, true), true);
-        view.setInt32(at + Op.IMMEDIATE + 4, i.absolute ? i.displacementHigh : i.displacement >> 31, true);
-        view.setUint8(at + Op.R0, Math.max(1, memory.bits >> 3));
-        view.setUint8(at + Op.R1, writes(i) ? 1 : 0);
+        words[(at + Op.IMMEDIATE) / 4] = words[(at + Op.DISPLACEMENT) / 4];
+        words[(at + Op.IMMEDIATE) / 4 + 1] = i.absolute ? i.displacementHigh : i.displacement >> 31;
+        bytes[at + Op.R0] = Math.max(1, memory.bits >> 3);
+        bytes[at + Op.R1] = writes(i) ? 1 : 0;
         ops++;
         viaEa = true;
       }
     }
-    const handler = this.handlerOf(i);
+    const handler = this.handlerOf(i, memory !== null);
     const place = at + ops * Op.BYTES;
     this.writeOp(place, handler, offset, i.length);
-    view.setUint8(place + Op.AUX, i.segment < 0 ? Seg.DS : i.segment);
-    if (viaEa) view.setUint8(place + Op.BASE, Reg.EA * 8);
-    else if (memory) this.writeAddress(place, i, offset);
-    const fields = registerFieldsOf(i);
+    bytes[place + Op.AUX] = i.segment < 0 ? Seg.DS : i.segment;
+    if (viaEa) bytes[place + Op.BASE] = Reg.EA * 8;
+    else if (memory !== null) this.writeAddress(place, i, offset);
+    let field = place + Op.R0;
     let immediates = 0;
-    i.operands.forEach((operand, index) => {
+    for (let n = 0; n < operands.length; n++) {
+      const operand = operands[n];
       switch (operand.kind) {
         case "r":
-          view.setUint8(place + fields[index], operand.high ? (operand.register - 4) * 8 + 1 : operand.register * 8);
+          bytes[field++] = operand.high ? (operand.register - 4) * 8 + 1 : operand.register * 8;
           break;
         case "x":
         case "q":
-          view.setUint8(place + fields[index], operand.register * 16);
+          bytes[field++] = operand.register * 16;
           break;
         case "i":
           if (immediates++ === 0) {
-            view.setInt32(place + Op.IMMEDIATE, operand.low, true);
-            view.setInt32(place + Op.IMMEDIATE + 4, operand.highWord, true);
-          } else view.setInt32(place + Op.DISPLACEMENT, operand.low, true);
+            words[(place + Op.IMMEDIATE) / 4] = operand.low;
+            words[(place + Op.IMMEDIATE) / 4 + 1] = operand.highWord;
+          } else words[(place + Op.DISPLACEMENT) / 4] = operand.low;
           break;
         case "j": {
           const target = operand.low + offset + i.length;
-          view.setInt32(place + Op.IMMEDIATE, target | 0, true);
-          view.setInt32(place + Op.IMMEDIATE + 4, Math.floor(target / 2 ** 32), true);
-          view.setUint32(place + Op.LINK, 1, true);
-          view.setUint32(place + Op.LINK_NEXT, 1, true);
+          words[(place + Op.IMMEDIATE) / 4] = target;
+          words[(place + Op.IMMEDIATE) / 4 + 1] = Math.floor(target / 2 ** 32);
+          words[(place + Op.LINK) / 4] = 1;
+          words[(place + Op.LINK_NEXT) / 4] = 1;
           break;
         }
       }
-    });
-    if (linksAnywhere(i)) view.setUint32(place + Op.LINK_ANY, 1, true);
+    }
+    if (linksAnywhere(i)) words[(place + Op.LINK_ANY) / 4] = 1;
     return ops + 1;
   }
 
   /** The handler's number, found by the shape as one number before its key is spelt out. */
-  private handlerOf(i: Instruction): number {
-    let shape = (WIDTHS[i.bits] * 4 + WIDTHS[i.mode]) * 4 + WIDTHS[i.addressBits];
-    shape = (shape * 3 + (i.repeat === 0 ? 0 : i.repeat - 0xf1)) * 2 + (i.locked ? 1 : 0);
-    for (const { kind, bits } of i.operands) shape = shape * 64 + KINDS[kind] * 8 + WIDTHS[bits];
+  private handlerOf(i: Instruction, memory: boolean): number {
+    // Kinds and sizes of operands follow from the row, the sizes, and whether there is memory.
+    let shape = (((i.bits << 7) | i.mode) << 7) | i.addressBits;
+    shape = (shape * 3 + (i.repeat === 0 ? 0 : i.repeat - 0xf1)) * 4 + (i.locked ? 2 : 0) + (memory ? 1 : 0);
     const { number } = i.row;
     let known = this.byShape[number];
     if (known === undefined) this.byShape[number] = known = new Map();
@@ -200,12 +206,12 @@ export class BlockAssembler {
   }
 
   private writeAddress(at: number, i: Instruction, offset: number): void {
-    const { view } = this;
-    view.setUint8(at + Op.BASE, (i.relative ? Reg.RIP : i.base) * 8);
-    view.setUint8(at + Op.INDEX, i.index * 8);
-    view.setUint8(at + Op.SCALE, i.scale);
+    const { words, bytes } = this;
+    bytes[at + Op.BASE] = (i.relative ? Reg.RIP : i.base) * 8;
+    bytes[at + Op.INDEX] = i.index * 8;
+    bytes[at + Op.SCALE] = i.scale;
     // RIP in the state is the block's: the distance to the next instruction goes into the displacement.
-    view.setInt32(at + Op.DISPLACEMENT, i.relative ? i.displacement + offset + i.length : i.displacement, true);
+    words[(at + Op.DISPLACEMENT) / 4] = i.relative ? i.displacement + offset + i.length : i.displacement;
   }
 }
 
@@ -230,15 +236,20 @@ export function modeOf(key: bigint): 16 | 32 | 64 {
   return mode === 2 ? 64 : mode === 1 ? 32 : 16;
 }
 
-/** The exception an instruction raises because its unit is off, or -1 (SDM vol. 3, 2.5). */
-function refusal(i: Instruction, key: bigint): number {
-  const { unit } = i.row;
-  if (!unit) return -1;
-  const em = (key >> BigInt(KEY_EM)) & 1n;
-  const ts = (key >> BigInt(KEY_TS)) & 1n;
-  if (unit === "x87") return em || ts ? Vector.NM : -1;
-  if (em || (unit === "sse" && !((key >> BigInt(KEY_OSFXSR)) & 1n))) return Vector.UD;
-  return ts ? Vector.NM : -1;
+/** The exceptions that the instructions of a unit raise because it is off; -1: none. */
+type Refusals = Record<NonNullable<Row["unit"]>, number>;
+
+/** With a block's key (SDM vol. 3, 2.5). */
+function refusalsOf(key: bigint): Refusals {
+  const modes = Number(key >> 52n);
+  const bit = (number: number) => ((modes >> (number - 52)) & 1) === 1;
+  const em = bit(KEY_EM);
+  const off = bit(KEY_TS) ? Vector.NM : -1;
+  return {
+    x87: em ? Vector.NM : off,
+    mmx: em ? Vector.UD : off,
+    sse: em || !bit(KEY_OSFXSR) ? Vector.UD : off,
+  };
 }
 
 /** Whether the instruction may write its memory operand: read-only segments matter then. */

@@ -3,6 +3,7 @@
  * (vol. 2D, A.2), and the function that emits what the instruction does.
  */
 import type { Emitter } from "../emitter.ts";
+import { type OperandForm, operandForm } from "./operand_form.ts";
 
 /** What else there is to say about an instruction. */
 export interface Traits {
@@ -51,6 +52,8 @@ export interface Row extends Traits {
   readonly rm: number;
   readonly modrm: boolean;
   readonly operands: readonly string[];
+  /** The same as numbers. */
+  readonly forms: readonly OperandForm[];
   readonly emit: Emit;
 }
 
@@ -64,7 +67,7 @@ export const byOpcode: Row[][][] = [0, 1, 2, 3].map(() => Array.from({ length: 2
  * @param name the mnemonic; rows with the same name, operand kinds and sizes share generated code, so rows with
  *   different semantics need different names
  * @param encoding `[NP|66|F2|F3] [0F [38|3A]] opcode [+r] [/r|/0../7] [mod3|modm] [rmN]`
- * @param operands separated by spaces: see operands.ts
+ * @param operands separated by spaces: see operand_form.ts
  */
 export function op(name: string, encoding: string, operands: string, emit: Emit, traits: Traits = {}): void {
   const parts = encoding.split(" ");
@@ -105,6 +108,7 @@ export function op(name: string, encoding: string, operands: string, emit: Emit,
     else if (part.startsWith("rm")) rm = Number(part.slice(2));
     else throw new Error(`${name}: ${encoding}?`);
   }
+  const codes = operands === "" ? [] : operands.split(" ");
   // Every row has the same fields in the same order: decoding reads them all the time, and V8 finds them at once then.
   const row: Row = {
     lock: traits.lock,
@@ -126,7 +130,8 @@ export function op(name: string, encoding: string, operands: string, emit: Emit,
     mod,
     rm,
     modrm,
-    operands: operands === "" ? [] : operands.split(" "),
+    operands: codes,
+    forms: codes.map(operandForm),
     emit,
   };
   rows.push(row);
