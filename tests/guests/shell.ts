@@ -24,7 +24,7 @@ export class GuestShell {
     await machine.console.expect(/[~\w]# /, { timeout });
     const shell = new GuestShell(machine);
     // Neither an echo of what is typed nor breaks in long lines.
-    await shell.run("stty -echo cols 4096");
+    await shell.run("stty -echo cols 4096", timeout);
     return shell;
   }
 

@@ -22,9 +22,11 @@ export const REGION_TABLE = 16384;
  * Most bytes of regions' Wasm; beyond, regions that have not run for long are forgotten. With what V8 makes of it, a byte
  * costs some 9 bytes of memory.
  */
-const MAXIMUM_BYTES = 48 << 20;
+const MAXIMUM_BYTES = 64 << 20;
 /** The part of the regions that is asked for a sign of life, so that it is known which have not run for long. */
 const ASKED = 1 / 4;
+/** The part that is left unasked after it was made. */
+const FRESH = 1 / 8;
 /** The part of the bytes that is made free at a time. */
 const ROOM = 1 / 64;
 /** Bytes of regions that are forgotten before V8 is made to give their memory back. */
@@ -122,9 +124,10 @@ export class RegionJit {
   private readonly pages = new Map<number, Set<Region>>();
   /** By the key of their entry. */
   private readonly byKey = new Map<bigint, Region>();
-  /** In the order in which they were made or gave their last sign of life. */
-  private readonly recent = new Set<Region>();
-  /** Those before them, once there are many: HEAT of their entries is 0, so that their next run is heard of. */
+  /** Each is in one of these: not asked since it was made; gave a sign of life; asked. The first are the oldest. */
+  private readonly fresh = new Set<Region>();
+  private readonly proven = new Set<Region>();
+  /** HEAT of their entries is 0, so that their next run is heard of. */
   private readonly asked = new Set<Region>();
 
   /** @param threshold runs of a block before it is compiled; at 1 that is done at once, for tests */
@@ -143,7 +146,7 @@ export class RegionJit {
     const known = this.byKey.get(BigInt(physical) | mode);
     this.host.view.setInt32(block + Block.HEAT, known === undefined ? NEVER : -known.number, true);
     if (known !== undefined) {
-      if (this.asked.delete(known)) this.recent.add(known);
+      if (this.asked.delete(known)) this.proven.add(known);
       return;
     }
     const before = this.host.fetched(linear - 4096n);
@@ -167,9 +170,9 @@ export class RegionJit {
 
   /** Forgets regions that have not run since they were asked, where there is too much code. */
   private makeRoom(): void {
-    const { byKey, recent, asked, maximumBytes } = this;
+    const { byKey, fresh, proven, asked, maximumBytes } = this;
     if (this.bytes > maximumBytes) {
-      for (const regions of [asked, recent]) {
+      for (const regions of [asked, fresh, proven]) {
         for (const region of regions) {
           if (this.bytes <= maximumBytes * (1 - ROOM)) break;
           this.drop(region);
@@ -177,11 +180,14 @@ export class RegionJit {
       }
     }
     if (this.bytes < maximumBytes * (1 - ASKED) || asked.size > byKey.size * (ASKED - ROOM)) return;
-    for (const region of recent) {
-      if (asked.size >= byKey.size * ASKED) break;
-      recent.delete(region);
-      asked.add(region);
-      this.setHeat(region, 0);
+    // Most code runs for a short time only: what has been used again is asked when there is little else.
+    for (const [regions, left] of [[fresh, byKey.size * FRESH], [proven, 0]] as const) {
+      for (const region of regions) {
+        if (asked.size >= byKey.size * ASKED || regions.size <= left) break;
+        regions.delete(region);
+        asked.add(region);
+        this.setHeat(region, 0);
+      }
     }
   }
 
@@ -244,7 +250,7 @@ export class RegionJit {
         const { key, number, pages } = region;
         host.table.set(REGION_TABLE + number, host.compared(exports[`r${number}`] as CallableFunction) as never);
         this.byKey.set(key, region);
-        this.recent.add(region);
+        this.fresh.add(region);
         this.bytes += region.bytes;
         for (const page of pages) {
           const set = this.pages.get(page);
@@ -284,7 +290,8 @@ export class RegionJit {
   private drop(region: Region): void {
     const { host } = this;
     this.byKey.delete(region.key);
-    this.recent.delete(region);
+    this.fresh.delete(region);
+    this.proven.delete(region);
     this.asked.delete(region);
     for (const page of region.pages) {
       const set = this.pages.get(page)!;
