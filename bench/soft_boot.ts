@@ -6,8 +6,8 @@
  * Each disk is booted to its login prompt on both in turns, one vCPU, QEMU with the same kernel, initrd and command line
  * (q35, direct kernel). CPU seconds, user and system, of all threads from the process's start to the prompt. At hv's
  * prompt /proc tells what is resident apart from the guest's RAM, which is a part of one mapping: its pages are counted
- * in /proc/PID/pagemap. Then it idles for `--idle` seconds (10 s after the prompt), and writes a file of 1 MB to its
- * serial port. Needs qemu-system-x86_64.
+ * in /proc/PID/pagemap. Then it idles for `--idle` seconds (10 s after the prompt), what is resident is looked at again,
+ * and it writes a file of 1 MB to its serial port. Needs qemu-system-x86_64.
  */
 import { parseArgs } from "node:util";
 import { layoutFor } from "../backends/soft/layout.ts";
@@ -44,8 +44,8 @@ function cpuSeconds(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) / 100;
 }
 
-/** MiB resident, in all and of the guest's RAM. */
-function resident(pid: number, memory: number): { all: number; guest: number } {
+/** MiB resident apart from the guest's RAM. */
+function resident(pid: number, memory: number): number {
   const layout = layoutFor(1, memory * 2 ** 20);
   let all = 0;
   let start = -1;
@@ -66,7 +66,7 @@ function resident(pid: number, memory: number): { all: number; guest: number } {
   for (let at = 0; at < entries.length;) at += pagemap.readSync(entries.subarray(at)) ?? entries.length;
   let pages = 0;
   for (let at = 7; at < entries.length; at += 8) pages += entries[at] >> 7;
-  return { all: all / 1024, guest: pages / 256 };
+  return all / 1024 - pages / 256;
 }
 
 /** Waits, measuring what the process uses meanwhile: part of a core. */
@@ -79,8 +79,9 @@ async function use(pid: number, seconds: number): Promise<number> {
 
 interface Run {
   login: number;
-  all: number;
-  guest: number;
+  /** MiB resident apart from guest RAM, at the prompt and after it has idled. */
+  own: number;
+  rested: number;
   idle: number;
   /** CPU seconds for {@link SERIAL} bytes. */
   serial: number;
@@ -91,12 +92,14 @@ async function run(argv: string[], memory: number, ours: boolean): Promise<Run> 
   await terminal.expect(/login: $/, SECONDS);
   const { pid } = terminal;
   const login = cpuSeconds(pid);
-  const { all, guest } = ours ? resident(pid, memory) : { all: 0, guest: 0 };
+  const ownMemory = () => (ours ? resident(pid, memory) : 0);
+  const own = ownMemory();
   let idle = 0;
   if (Number(values.idle) > 0) {
     await use(pid, 10);
     idle = await use(pid, Number(values.idle));
   }
+  const rested = ownMemory();
   await terminal.sendLine("root");
   await terminal.expect(/[~\w]# /, SECONDS);
   await terminal.sendLine(
@@ -108,7 +111,7 @@ async function run(argv: string[], memory: number, ours: boolean): Promise<Run> 
   const before = cpuSeconds(pid);
   await terminal.sendLine("cat /tmp/big; echo do''ne");
   await terminal.expect("done", SECONDS);
-  return { login, all, guest, idle, serial: cpuSeconds(pid) - before };
+  return { login, own, rested, idle, serial: cpuSeconds(pid) - before };
 }
 
 const main = new URL("../cli/main.ts", import.meta.url).pathname;
@@ -137,7 +140,7 @@ for (const name of values.disks.split(",") as (keyof typeof DISKS)[]) {
         const r = await run(argv, memory, who === "hv");
         const parts = [
           `to login ${r.login.toFixed(2)} CPU-s`,
-          ...(who === "hv" ? [`resident ${r.all.toFixed(0)} MiB, ${r.guest.toFixed(0)} of them guest RAM`] : []),
+          ...(who === "hv" ? [`resident ${r.own.toFixed(0)} MiB less guest RAM, then ${r.rested.toFixed(0)}`] : []),
           `idle ${(r.idle * 100).toFixed(2)} % of a core`,
           `serial ${(SERIAL / 1e6 / r.serial).toFixed(3)} MB a CPU-s`,
         ];

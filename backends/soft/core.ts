@@ -18,6 +18,7 @@ import { defineSystem } from "./isa/system.ts";
 import { defineWideArithmetic } from "./isa/wide.ts";
 import { defineFloatingPoint } from "./sse/define.ts";
 import { transcendentalImport } from "./x87/import.ts";
+import { collectAll } from "./jit/collect.ts";
 import { DEFAULT_THRESHOLD, NEVER, RegionJit } from "./jit/compile.ts";
 import { Lockstep, type RegionFunction } from "./jit/lockstep.ts";
 import {
@@ -64,6 +65,9 @@ export interface Shadow {
   readonly sandbox: (address: number) => number;
 }
 
+/** Blocks decoded that leave enough behind for {@link Core.tidy}: some 20 MB, as a boot does. */
+const UNTIDY = 20_000;
+
 /** Code and caches of one vCPU. */
 export class Core implements HandlerSource {
   readonly exports: Exports;
@@ -81,6 +85,8 @@ export class Core implements HandlerSource {
   private readonly linkage: Record<string, WebAssembly.ExportValue>;
   private readonly numbers = new Map<string, number>();
   private wanted: { key: string; number: number; emit: (e: HandlerEmitter) => void }[] = [];
+  /** Since the last {@link tidy}. */
+  private decodedBlocks = 0;
   private nextHandler = 0;
   private readonly assembler: BlockAssembler;
   private nextBlock: number;
@@ -237,6 +243,7 @@ export class Core implements HandlerSource {
       made = this.assembler.assemble(address + Block.OPS, joined, pageBytes, key, 1)!;
     }
     this.flushHandlers();
+    this.decodedBlocks++;
     const { view } = this;
     view.setUint16(address + Block.INSTRUCTIONS, made.instructions, true);
     view.setUint16(address + Block.MICRO_OPS, made.ops, true);
@@ -253,6 +260,13 @@ export class Core implements HandlerSource {
     else this.known.add(address);
     this.nextBlock = (address + Block.OPS + made.ops * Op.BYTES + 7) & ~7;
     return "done";
+  }
+
+  /** To be called when there is time: gives back the memory that decoding and compiling needed for a while. */
+  tidy(): void {
+    if (this.decodedBlocks < UNTIDY) return;
+    this.decodedBlocks = 0;
+    collectAll();
   }
 
   /** Puts a block into the table that the loop looks into. */

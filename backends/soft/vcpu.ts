@@ -31,6 +31,8 @@ const LIMITED = Number(KEY_LIMITED >> 32n);
 const SINGLE = Number(KEY_SINGLE >> 32n);
 /** Milliseconds a halted vCPU sleeps at most before it looks around. */
 const NAP = 1000;
+/** Milliseconds of sleep ahead that leave time to tidy up. */
+const QUIET = 200;
 
 /** TSC ticks of a second. */
 const SECOND = BigInt(TSC_FREQUENCY);
@@ -534,6 +536,7 @@ export class SoftVcpu implements Vcpu {
     const timer = apic.timeUntilTimer();
     const time = timer < 0 ? NAP : Math.min(timer, NAP);
     this.mailbox.leave(this.index);
+    if (time >= QUIET) this.core.tidy();
     // Whoever sends to the local APIC interrupts this vCPU too, so one word stands for both.
     if (time > 0) this.mailbox.sleep(this.index, time);
     this.mailbox.enter(this.index);

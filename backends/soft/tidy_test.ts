@@ -1,0 +1,38 @@
+/** What a boot's decoding leaves in V8's heap is given back. */
+import assert from "node:assert/strict";
+import { getHeapSpaceStatistics } from "node:v8";
+import { Rig, State } from "./jit/rig.ts";
+import { settings, stateFor } from "./jit/setting.ts";
+
+/** Bytes of V8's young generation in this thread. */
+function youngGeneration(): number {
+  return getHeapSpaceStatistics().find(({ space_name }) => space_name === "new_space")!.space_size;
+}
+
+/** Blocks of two instructions, each once: nop; jmp to the next, which ends the run after the last. */
+function decodeBlocks(rig: Rig, count: number): void {
+  const first = 0x20_0000;
+  for (let n = 0; n < count; n++) rig.bytes.set([0x90, 0xeb, 0], first + 3 * n);
+  // out DONE_PORT, al; hlt
+  rig.bytes.set([0xe6, 0xf4, 0xf4], first + 3 * count);
+  const registers = Array.from({ length: 16 }, () => 0n);
+  rig.load(new Uint8Array(0), stateFor(settings[0], rig, registers));
+  rig.field(State.RIP).setBigUint64(0, BigInt(first), true);
+  assert.equal(rig.run(), 0);
+}
+
+Deno.test("soft: a vCPU that has time gives back the memory that decoding needed, once", () => {
+  const rig = new Rig(-1);
+  decodeBlocks(rig, 60_000);
+  const before = youngGeneration();
+  assert.ok(before > 4 << 20, `decoding left only ${before} bytes of young generation`);
+  rig.vcpu.core.tidy();
+  const after = youngGeneration();
+  assert.ok(after < before / 4, `${after} of ${before} bytes are left`);
+  // Nothing has been decoded since: what others need is left alone.
+  const kept: number[][] = [];
+  while (youngGeneration() < before / 2) kept.push([kept.length]);
+  const grown = youngGeneration();
+  rig.vcpu.core.tidy();
+  assert.ok(youngGeneration() >= grown && kept.length > 0);
+});
