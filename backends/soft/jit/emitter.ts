@@ -42,14 +42,11 @@ export interface FlagState {
 }
 
 /** Flags that are computed only where they are asked for, or the region is left. */
-interface Deferred {
-  /** Those that are over the state's other fields; 0: A is missing, of a state of {@link FlagKind.PARTIAL}. */
-  mask: number;
-  /** From {@link RegionEmitter.flagX} to the flags of the mask; unused without one. */
-  over: (from: I64) => I32;
-  /** A of the state; unused with a mask. */
-  others: (a: I64, b: I64, result: I64) => I64;
-}
+type Deferred =
+  /** A of a state of {@link FlagKind.PARTIAL}, from what its fields are now. */
+  | { what: "A"; from: (a: I64, b: I64, result: I64) => I64 }
+  /** The flags of a mask, from {@link RegionEmitter.flagX}; they are over those of the state. */
+  | { what: "over"; mask: number; from: (x: I64) => I32 };
 
 /** Where paths meet nothing is known. */
 export function unknownFlags(simple: boolean): FlagState {
@@ -275,12 +272,12 @@ export class RegionEmitter extends Emitter {
     if (!deferred) return;
     this.state = { ...state, deferred: null };
     this.flagsWritten = true;
-    if (deferred.mask === 0) {
-      f.set(this.flagA, deferred.others(this.flagA, this.flagB, this.flagR));
+    if (deferred.what === "A") {
+      f.set(this.flagA, deferred.from(this.flagA, this.flagB, this.flagR));
       return;
     }
     const under = bits(f, this.flags()).and(Flag.ARITHMETIC & ~deferred.mask);
-    f.set(this.flagA, under.or(deferred.over(this.flagX)).i64u());
+    f.set(this.flagA, under.or(deferred.from(this.flagX)).i64u());
     this.state = { kind: FlagKind.EXPLICIT, derived: 0, narrow: false, simple: false, deferred: null };
   }
 
@@ -366,17 +363,17 @@ export class RegionEmitter extends Emitter {
   override flagsDeferred(result: I64, a: I64, b: I64, others: (a: I64, b: I64, result: I64) => I64): void {
     if (this.flagsUnseen) return;
     this.setLazy(FlagKind.PARTIAL, a, b, result);
-    this.state.deferred = { mask: 0, over: () => i32(0), others };
+    this.state.deferred = { what: "A", from: others };
   }
 
   override flagsOver(mask: number, from: I64, value: (from: I64) => I32): void {
     if (this.flagsUnseen) return;
     const { deferred } = this.state;
     // What is over the same flags is over.
-    const covered = deferred !== null && deferred.mask !== 0 && (deferred.mask & ~mask) === 0;
+    const covered = deferred?.what === "over" && (deferred.mask & ~mask) === 0;
     if (!covered) this.complete();
     this.f.set(this.flagX, from);
-    this.state = { ...this.state, deferred: { mask, over: value, others: (a) => a } };
+    this.state = { ...this.state, deferred: { what: "over", mask, from: value } };
   }
 
   flagsWhen(when: I32, change: () => void): void {
@@ -396,7 +393,7 @@ export class RegionEmitter extends Emitter {
     const { name } = this.instruction.row;
     if (this.flagsUnseen && (name === "inc" || name === "dec")) return i32(0);
     const { deferred } = this.state;
-    if (deferred && deferred.mask & Flag.CF) return deferred.over(this.flagX).and(Flag.CF);
+    if (deferred?.what === "over" && deferred.mask & Flag.CF) return deferred.from(this.flagX).and(Flag.CF);
     if (this.state.kind < 0 && this.state.simple && !deferred) return this.flagA.i32().and(1);
     return carry(this.f, this.flags());
   }
@@ -405,12 +402,12 @@ export class RegionEmitter extends Emitter {
     const which = cc >> 1;
     const { deferred } = this.state;
     if (which === 1) return cc & 1 ? this.carry().eqz() : this.carry();
-    if (which === 2 && deferred && deferred.mask & Flag.ZF) {
-      const zero = deferred.over(this.flagX).has(Flag.ZF);
+    if (which === 2 && deferred?.what === "over" && deferred.mask & Flag.ZF) {
+      const zero = deferred.from(this.flagX).has(Flag.ZF);
       return cc & 1 ? zero.eqz() : zero;
     }
     // ZF, SF and PF of a partial result do not follow from A.
-    if (deferred?.mask === 0 && (which === 2 || which === 4 || which === 5)) {
+    if (deferred?.what === "A" && (which === 2 || which === 4 || which === 5)) {
       return condition(this.f, cc, this.flagsWithout());
     }
     return condition(this.f, cc, this.flags());
