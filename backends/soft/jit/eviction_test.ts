@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { needs } from "../../../tests/skip.ts";
-import { Place, Rig } from "./rig.ts";
+import { Place, Rig, State } from "./rig.ts";
 import { settings, stateFor } from "./setting.ts";
 
 /** Regions after which V8 has collected code, and how many come then. */
@@ -34,15 +34,19 @@ function compileAndForget(rig: Rig, from: number, to: number): void {
   }
 }
 
+const little = (value: number) => [value & 255, (value >> 8) & 255, (value >> 16) & 255, value >>> 24];
+
+/** mov eax, address; call rax */
+const call = (address: number) => [0xb8, ...little(address), 0xff, 0xd0];
+
 /** Calls many functions once each, and one between them. */
 function callFunctions(rig: Rig, count: number): void {
   const first = 0x20_0000;
   for (let n = 0; n <= count; n++) rig.bytes.set([...additions(n, 3), 0xc3], first + n * 4096);
-  const at = (address: number) => [address & 255, (address >> 8) & 255, (address >> 16) & 255, 0];
   // mov edi, count; mov r8d, first + 4096
-  const before = [0xbf, ...at(count), 0x41, 0xb8, ...at(first + 4096)];
+  const before = [0xbf, ...little(count), 0x41, 0xb8, ...little(first + 4096)];
   // l: mov eax, first; call rax; call r8; add r8, 4096; dec edi; jnz l
-  const loop = [0xb8, ...at(first), 0xff, 0xd0, 0x41, 0xff, 0xd0, 0x49, 0x81, 0xc0, ...at(4096), 0xff, 0xcf, 0x75];
+  const loop = [...call(first), 0x41, 0xff, 0xd0, 0x49, 0x81, 0xc0, ...little(4096), 0xff, 0xcf, 0x75];
   start(rig, [...before, ...loop, 255 - loop.length, ...DONE]);
   assert.equal(rig.run(), 0);
 }
@@ -62,6 +66,36 @@ Deno.test("soft: of too many regions those go that have not run for long", () =>
   assert.ok(made.regions > 300 && left < 60, `${left} of ${made.regions} regions are left`);
   // None was compiled twice: not the loop's, not those of the function that is called again and again.
   assert.equal(jit!.statistics.compiled, made.compiled);
+});
+
+Deno.test("soft: regions outlive decoded blocks, and go when their code is stored to", () => {
+  const rig = new Rig(1);
+  const { core } = rig.vcpu;
+  const at = 0x20_0000;
+  const immediate = at + 8;
+  const again = Place.CODE + 0x100;
+  const store = Place.CODE + 0x200;
+  rig.bytes.set([...additions(7, 3), 0xc3], at);
+  rig.bytes.set([...call(at), ...DONE], again);
+  // mov dword [immediate], 5
+  rig.bytes.set([0xc7, 0x04, 0x25, ...little(immediate), ...little(5), ...call(at), ...DONE], store);
+  start(rig, [...call(at), ...DONE]);
+  assert.equal(rig.run(), 0);
+  const first = rig.view.getUint32(Place.DATA, true);
+  assert.equal(first, 3 * rig.view.getUint32(immediate, true));
+  const { compiled } = core.jit!.statistics;
+  assert.ok(compiled > 0);
+  const goOn = (rip: number) => {
+    core["dropBlocks"]();
+    rig.field(State.RIP).setBigUint64(0, BigInt(rip), true);
+    assert.equal(rig.run(), 0);
+  };
+  goOn(again);
+  assert.equal(rig.view.getUint32(Place.DATA, true), 2 * first);
+  assert.equal(core.jit!.statistics.compiled, compiled);
+  goOn(store);
+  assert.equal(rig.view.getUint32(Place.DATA, true), 2 * first + 3 * 5);
+  assert.ok(core.jit!.statistics.compiled > compiled);
 });
 
 const name = "soft: V8 gives back the memory of regions that are forgotten";
