@@ -9,6 +9,7 @@ import type { Target } from "../cpu_function.ts";
 import { Block } from "../layout.ts";
 import { Module, signature } from "../wasm/module.ts";
 import { Type } from "../wasm/values.ts";
+import { type CachedRegion, CodeCache } from "./code_cache.ts";
 import { collectCode } from "./collect.ts";
 import { generate } from "./generate.ts";
 import { findRegion } from "./region.ts";
@@ -18,17 +19,8 @@ import { defineRegionSupport } from "./support.ts";
 export const NEVER = 0x7fff_ffff;
 /** Where regions begin in the table of functions; handlers are below. */
 export const REGION_TABLE = 16384;
-/**
- * Most bytes of regions' Wasm; beyond, regions that have not run for long are forgotten. With what V8 makes of it, a byte
- * costs some 9 bytes of memory.
- */
+/** Most bytes of regions' Wasm. With what V8 makes of it, one costs some 9 bytes of memory. */
 const MAXIMUM_BYTES = 64 << 20;
-/** The part of the regions that is asked for a sign of life, so that it is known which have not run for long. */
-const ASKED = 1 / 4;
-/** The part that is left unasked after it was made. */
-const FRESH = 1 / 8;
-/** The part of the bytes that is made free at a time. */
-const ROOM = 1 / 64;
 /** Bytes of regions that are forgotten before V8 is made to give their memory back. */
 const FORGOTTEN = 4 << 20;
 /** Regions a module. */
@@ -74,23 +66,15 @@ export interface RegionHost {
   compared(region: CallableFunction): CallableFunction;
 }
 
+/** An entry of a region that is to be compiled. */
 interface Hot {
+  key: bigint;
   physical: number;
   /** Mode bits of the block's key. */
   mode: bigint;
   /** Physical addresses of the pages before and after, or -1. */
   before: number;
   after: number;
-}
-
-/** A region that stands in the table. */
-interface Region {
-  readonly key: bigint;
-  readonly number: number;
-  /** Of Wasm. */
-  readonly bytes: number;
-  /** Numbers of the pages with code of it. */
-  readonly pages: ReadonlySet<number>;
 }
 
 /** Counts, for statistics. */
@@ -112,30 +96,21 @@ export class RegionJit {
     milliseconds: 0,
     bytes: 0,
   };
-  private queue: Hot[] = [];
+  /** By key. */
+  private readonly queue = new Map<bigint, Hot>();
   private waitingSince = 0;
   private next = 1;
   private readonly free: number[] = [];
-  /** Bytes of Wasm of all regions. */
-  private bytes = 0;
-  /** Those of regions forgotten since {@link collectCode}. */
+  /** Bytes of Wasm of regions forgotten since {@link collectCode}. */
   private forgotten = 0;
-  /** Regions by page. */
-  private readonly pages = new Map<number, Set<Region>>();
-  /** By the key of their entry. */
-  private readonly byKey = new Map<bigint, Region>();
-  /** Each is in one of these: not asked since it was made; gave a sign of life; asked. The first are the oldest. */
-  private readonly fresh = new Set<Region>();
-  private readonly proven = new Set<Region>();
-  /** HEAT of their entries is 0, so that their next run is heard of. */
-  private readonly asked = new Set<Region>();
+  private readonly cache: CodeCache;
 
   /** @param threshold runs of a block before it is compiled; at 1 that is done at once, for tests */
-  constructor(
-    private readonly host: RegionHost,
-    private readonly threshold: number,
-    private readonly maximumBytes = MAXIMUM_BYTES,
-  ) {
+  constructor(private readonly host: RegionHost, private readonly threshold: number) {
+    this.cache = new CodeCache(MAXIMUM_BYTES, {
+      ask: (region) => this.setHeat(region, 0),
+      forget: (region) => this.forget(region),
+    });
     const module = new Module();
     defineRegionSupport(module, host.target);
     host.link(host.instantiate(module).exports);
@@ -143,56 +118,34 @@ export class RegionJit {
 
   /** A block has been run often; its HEAT is 0. */
   hot(block: number, physical: number, linear: bigint, mode: bigint): void {
-    const known = this.byKey.get(BigInt(physical) | mode);
+    const key = BigInt(physical) | mode;
+    const known = this.cache.find(key);
     this.host.view.setInt32(block + Block.HEAT, known === undefined ? NEVER : -known.number, true);
-    if (known !== undefined) {
-      if (this.asked.delete(known)) this.proven.add(known);
-      return;
-    }
+    if (known !== undefined) return this.cache.ran(known);
     const before = this.host.fetched(linear - 4096n);
     const after = this.host.fetched(linear + 4096n);
-    if (this.queue.length === 0) this.waitingSince = performance.now();
-    this.queue.push({ physical, mode, before, after });
+    if (this.queue.size === 0) this.waitingSince = performance.now();
+    this.queue.set(key, { key, physical, mode, before, after });
     if (this.threshold === 1) this.flush();
   }
 
   /** To be called between runs: compiles when enough is waiting, or something has waited long enough. */
   poll(): void {
-    if (this.queue.length === 0) return;
-    if (this.queue.length < BATCH && performance.now() - this.waitingSince < PATIENCE) return;
+    if (this.queue.size === 0) return;
+    if (this.queue.size < BATCH && performance.now() - this.waitingSince < PATIENCE) return;
     this.flush();
   }
 
   private flush(): void {
-    this.compile(this.queue.splice(0));
-    this.makeRoom();
-  }
-
-  /** Forgets regions that have not run since they were asked, where there is too much code. */
-  private makeRoom(): void {
-    const { byKey, fresh, proven, asked, maximumBytes } = this;
-    if (this.bytes > maximumBytes) {
-      for (const regions of [asked, fresh, proven]) {
-        for (const region of regions) {
-          if (this.bytes <= maximumBytes * (1 - ROOM)) break;
-          this.drop(region);
-        }
-      }
-    }
-    if (this.bytes < maximumBytes * (1 - ASKED) || asked.size > byKey.size * (ASKED - ROOM)) return;
-    // Most code runs for a short time only: what has been used again is asked when there is little else.
-    for (const [regions, left] of [[fresh, byKey.size * FRESH], [proven, 0]] as const) {
-      for (const region of regions) {
-        if (asked.size >= byKey.size * ASKED || regions.size <= left) break;
-        regions.delete(region);
-        asked.add(region);
-        this.setHeat(region, 0);
-      }
-    }
+    const batch = [...this.queue.values()];
+    this.queue.clear();
+    this.compile(batch);
+    this.cache.makeRoom();
+    this.statistics.regions = this.cache.size;
   }
 
   /** Sets HEAT of a region's entry, where that is decoded. */
-  private setHeat(region: Region, heat: number): void {
+  private setHeat(region: CachedRegion, heat: number): void {
     const { host } = this;
     const block = host.blockAt(Number(region.key & PHYSICAL), modeNumber(region.key));
     if (block !== 0) host.view.setInt32(block + Block.HEAT, heat, true);
@@ -200,8 +153,8 @@ export class RegionJit {
 
   /** HEAT of a block that is decoded. */
   heatOf(key: bigint): number {
-    const known = this.byKey.get(key);
-    return known === undefined ? this.threshold : this.asked.has(known) ? 0 : -known.number;
+    const known = this.cache.find(key);
+    return known === undefined ? this.threshold : this.cache.isAsked(known) ? 0 : -known.number;
   }
 
   private compile(batch: Hot[]): void {
@@ -212,9 +165,9 @@ export class RegionJit {
     }
     const start = performance.now();
     const module = new Module();
-    const made: Region[] = [];
-    for (const { physical, mode, before, after } of batch) {
-      if (this.byKey.has(BigInt(physical) | mode) || host.blockAt(physical, modeNumber(mode)) === 0) continue;
+    const made: CachedRegion[] = [];
+    for (const { key, physical, mode, before, after } of batch) {
+      if (this.cache.find(key) !== undefined || host.blockAt(physical, modeNumber(mode)) === 0) continue;
       const first = physical - physical % 4096;
       const places = [before, first, after].map((page) => (page < 0 ? -1 : host.hostOf(page)));
       if (places[1] < 0) continue;
@@ -239,7 +192,7 @@ export class RegionJit {
       module.defineExport(`r${number}`, regionSignature(), locals, code, hints);
       // The pages beside it may be one and the same.
       const pages = new Set([0, ...region.otherPages].map((distance) => host.pageOf(places[distance + 1])));
-      made.push({ key: BigInt(physical) | mode, number, bytes: code.length, pages });
+      made.push({ key, number, bytes: code.length, pages });
       statistics.instructions += region.instructions;
       statistics.bytes += code.length;
     }
@@ -247,19 +200,11 @@ export class RegionJit {
       const { exports } = host.instantiate(module);
       while (host.table.length <= REGION_TABLE + this.next) host.table.grow(1024);
       for (const region of made) {
-        const { key, number, pages } = region;
+        const { number } = region;
         host.table.set(REGION_TABLE + number, host.compared(exports[`r${number}`] as CallableFunction) as never);
-        this.byKey.set(key, region);
-        this.fresh.add(region);
-        this.bytes += region.bytes;
-        for (const page of pages) {
-          const set = this.pages.get(page);
-          if (set) set.add(region);
-          else this.pages.set(page, new Set([region]));
-        }
+        this.cache.add(region);
         this.setHeat(region, -number);
       }
-      statistics.regions = this.byKey.size;
       statistics.compiled += made.length;
     }
     statistics.modules++;
@@ -276,33 +221,21 @@ export class RegionJit {
 
   /** The code of a page has changed; its blocks are gone already. */
   dropPage(page: number): void {
-    const regions = this.pages.get(page);
-    if (regions === undefined) return;
-    for (const region of regions) this.drop(region);
+    this.cache.forgetPage(page);
+    this.statistics.regions = this.cache.size;
   }
 
   /** Forgets all regions. */
   dropAll(): void {
-    for (const region of this.byKey.values()) this.drop(region);
-    this.queue = [];
+    this.cache.forgetAll();
+    this.queue.clear();
+    this.statistics.regions = 0;
   }
 
-  private drop(region: Region): void {
-    const { host } = this;
-    this.byKey.delete(region.key);
-    this.fresh.delete(region);
-    this.proven.delete(region);
-    this.asked.delete(region);
-    for (const page of region.pages) {
-      const set = this.pages.get(page)!;
-      set.delete(region);
-      if (set.size === 0) this.pages.delete(page);
-    }
-    host.table.set(REGION_TABLE + region.number, null);
+  private forget(region: CachedRegion): void {
+    this.host.table.set(REGION_TABLE + region.number, null);
     this.free.push(region.number);
-    this.bytes -= region.bytes;
     this.forgotten += region.bytes;
-    this.statistics.regions--;
     // The entry's block may be of another page, and stay.
     this.setHeat(region, this.threshold);
   }

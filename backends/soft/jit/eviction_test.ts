@@ -56,11 +56,12 @@ Deno.test("soft: of too many regions those go that have not run for long", () =>
   const few = new Rig(1);
   const { jit } = few.vcpu.core;
   const bound = 128 << 10;
-  (jit as unknown as { maximumBytes: number }).maximumBytes = bound;
+  (jit!["cache"] as unknown as { maximum: number }).maximum = bound;
   callFunctions(all, 300);
   callFunctions(few, 300);
   assert.deepEqual(few.bytes.subarray(Place.DATA, Place.DATA + 120), all.bytes.subarray(Place.DATA, Place.DATA + 120));
-  assert.ok(jit!["bytes"] <= bound, `${jit!["bytes"]} bytes of regions`);
+  const { bytes } = jit!["cache"];
+  assert.ok(bytes <= bound, `${bytes} bytes of regions`);
   const left = jit!.statistics.regions;
   const made = all.vcpu.core.jit!.statistics;
   assert.ok(made.regions > 300 && left < 60, `${left} of ${made.regions} regions are left`);
