@@ -50,6 +50,8 @@ const ROWS: Row[] = [
 const ROWS32 = ROWS.filter(({ program }) =>
   ["dec_jnz", "alu_mix", "sieve", "sha256", "switch_interpreter"].includes(program)
 );
+/** Seconds of CPU over a start that say something. */
+const MEANINGFUL = 0.1;
 /** Pieces of the work that vCPUs share. */
 const PIECES = 40_000;
 
@@ -211,14 +213,22 @@ async function compareRows(folder: string, rounds: number, rows: Row[], bits: Bi
     const times: number[][] = [];
     for (let round = 0; round < rounds; round++) {
       const round: number[] = [];
-      for (const [i, { run }] of contenders.entries()) round.push(Math.max(1e-3, (await run(image)) - starts[i]));
+      for (const [i, { run }] of contenders.entries()) {
+        round.push(Math.max(MEANINGFUL, (await run(image)) - starts[i]));
+      }
       times.push(round);
     }
+    // Faster than can be told: a start varies by as much.
+    const least = contenders.map((_, i) => times.some((round) => round[i] === MEANINGFUL));
     const rates = contenders.map((_, i) => {
       const seconds = median(times.map((time) => time[i]));
-      return `${(row.count * row.units / seconds / 1e6).toPrecision(3)} ${row.unit}`.padEnd(18);
+      const rate = `${(row.count * row.units / seconds / 1e6).toPrecision(3)} ${row.unit}`;
+      return `${least[i] ? "> " : ""}${rate}`.padEnd(18);
     });
-    const ratios = others.map((_, i) => `${median(times.map((time) => time[i + 1] / time[0])).toFixed(2)}x`.padEnd(14));
+    const ratios = others.map((_, i) => {
+      const ratio = `${median(times.map((time) => time[i + 1] / time[0])).toFixed(2)}x`;
+      return (least[i + 1] ? "?" : `${least[0] ? "> " : ""}${ratio}`).padEnd(14);
+    });
     console.log([row.name.padEnd(24), ...rates, ...ratios].join("").trimEnd());
   }
 }
