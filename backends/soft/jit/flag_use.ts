@@ -16,6 +16,8 @@ const SHIFTS = new Set("shl shr sar".split(" "));
 const KEEPS_OTHERS = new Set("rol ror bt bts btr btc bsf bsr clc stc".split(" "));
 
 function mayFault({ row, operands }: Instruction): boolean {
+  // #XM, and #MF before MMX.
+  if (row.unit) return true;
   return FAULTS.has(row.name) || (row.name !== "lea" && operands.some((o) => o.kind === "m"));
 }
 

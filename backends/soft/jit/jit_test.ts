@@ -190,6 +190,34 @@ Deno.test("a loop that rewrites its own next instruction", () => {
   assert.equal(compiler.field(3 * 8).getBigUint64(0, true), BigInt(Place.DATA + (50 * 51) / 2));
 });
 
+Deno.test("an exception of an SSE or MMX instruction finds the flags set before it in a region", () => {
+  const handler = 0x3000;
+  for (const rig of [interpreter, compiler]) {
+    rig.setVector(16, handler);
+    rig.setVector(19, handler);
+    rig.bytes.set([0xe6, DONE_PORT, 0xf4], handler);
+  }
+  const loop = (before: number[], body: number[]) => {
+    // mov ecx, 20; l: lea edx, [rcx - 5]; body; add edi, edi; dec ecx; jnz l
+    const code = [0x8d, 0x51, 0xfb, ...body, 0x01, 0xff, 0xff, 0xc9, 0x75];
+    return new Uint8Array([...before, 0xb9, ...u32(20), ...code, 255 - code.length, 0xe6, DONE_PORT, 0xf4]);
+  };
+  const local = [0x44, 0x24, 0xf8];
+  // mov dword [rsp - 8], 1d80; ldmxcsr [rsp - 8]: division by zero is not masked
+  const sse = [0xc7, ...local, ...u32(0x1d80), 0x0f, 0xae, 0x54, 0x24, 0xf8];
+  // cvtsi2ss xmm1, edx; cvtsi2ss xmm0, ecx; add eax, edi; divss xmm0, xmm1
+  const divide = [0xf3, 0x0f, 0x2a, 0xca, 0xf3, 0x0f, 0x2a, 0xc1, 0x01, 0xf8, 0xf3, 0x0f, 0x5e, 0xc1];
+  // mov dword [rsp - 8], 37b; fldcw [rsp - 8]: the same
+  const x87 = [0xc7, ...local, ...u32(0x37b), 0xd9, 0x6c, 0x24, 0xf8];
+  // mov [rsp - 8], edx; fld1; fidiv dword [rsp - 8]; add eax, edi; paddb mm0, mm0; emms
+  const pending = [0x89, 0x54, 0x24, 0xf8, 0xd9, 0xe8, 0xda, 0x74, 0x24, 0xf8];
+  const mmx = [...pending, 0x01, 0xf8, 0x0f, 0xfc, 0xc0, 0x0f, 0x77];
+  for (const [what, code] of [["divss", loop(sse, divide)], ["paddb", loop(x87, mmx)]] as const) {
+    compare(code, 1, what);
+    assert.equal(compiler.field(State.GPR + 8).getBigUint64(0, true), 5n, what);
+  }
+});
+
 for (
   const [what, code, last] of [
     // l: op; add ebx, 4; jmp l
