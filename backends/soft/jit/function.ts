@@ -8,11 +8,7 @@ import { type I32, type I64, Low32, Type, type Value } from "../wasm/values.ts";
 import { regionLoad, regionLoad128, regionLoadForWrite, regionStore, regionStore128 } from "./support.ts";
 
 /** What outside 64-bit mode stands for the slow loads. */
-const NARROW = new Map<FunctionName, FunctionName>([
-  [loadSlow, regionLoad],
-  [loadForWriteSlow, regionLoadForWrite],
-  [load128Slow, regionLoad128],
-]);
+const NARROW = new Map<FunctionName, FunctionName>([[loadSlow, regionLoad], [load128Slow, regionLoad128]]);
 
 export class RegionFunc extends CpuFunc {
   private readonly hints: BranchHint[] = [];
@@ -73,6 +69,7 @@ export class RegionFunc extends CpuFunc {
   }
 
   override call64(name: FunctionName, ...args: (Value | number)[]): I64 {
+    if (name === loadForWriteSlow) return super.call64(regionLoadForWrite, ...args);
     return super.call64((this.narrow && NARROW.get(name)) || name, ...args);
   }
   override callPointer(name: FunctionName, ...args: (Value | number)[]): Pointer {

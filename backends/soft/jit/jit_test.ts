@@ -190,6 +190,23 @@ Deno.test("a loop that rewrites its own next instruction", () => {
   assert.equal(compiler.field(3 * 8).getBigUint64(0, true), BigInt(Place.DATA + (50 * 51) / 2));
 });
 
+for (
+  const [what, store] of [["mov", [0x88, 0x0e]], ["add", [0x00, 0x0e]], ["lock add", [0xf0, 0x00, 0x0e]]] as const
+) {
+  Deno.test(`a region that rewrites its own next instruction: ${what}`, () => {
+    // mov ecx, 50; mov esi, DATA; mov edi, the imm32 below
+    const before = [0xb9, ...u32(50), 0xbe, ...u32(Place.DATA), 0xbf];
+    // l: cmp ecx, 10; cmove esi, edi; op [rsi], cl; mov eax, imm32; add rbx, rax; dec ecx; jnz l; out
+    const body = [0x83, 0xf9, 10, 0x0f, 0x44, 0xf7, ...store, 0xb8, 0, 0, 0, 0, 0x48, 0x01, 0xc3, 0xff, 0xc9, 0x75];
+    const immediate = Place.CODE + before.length + 4 + 6 + store.length + 1;
+    const code = [...before, ...u32(immediate), ...body, 255 - body.length, 0xe6, DONE_PORT, 0xf4];
+    compare(new Uint8Array(code), 1, what);
+    let sum = 0;
+    for (let ecx = 10, byte = 0; ecx > 0; ecx--) sum += byte = what === "mov" ? ecx : byte + ecx;
+    assert.equal(compiler.field(3 * 8).getBigUint64(0, true), BigInt(Place.DATA + sum));
+  });
+}
+
 Deno.test("an exception of an SSE or MMX instruction finds the flags set before it in a region", () => {
   const handler = 0x3000;
   for (const rig of [interpreter, compiler]) {

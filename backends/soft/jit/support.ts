@@ -15,9 +15,10 @@ import { type I32, type I64, i64, Type, type Value } from "../wasm/values.ts";
  */
 export const regionStore = declare("region_store", [Type.i64, Type.i32, Type.i64], null);
 export const regionStore128 = declare("region_store128", [Type.i64, Type.v128], null);
+/** As {@link loadForWriteSlow}; from a page that holds code nothing is loaded, as {@link regionStore} stores nothing. */
+export const regionLoadForWrite = declare("region_load_for_write", [Type.i64, Type.i32], Type.i64);
 /** As the emitter's slow loads; one that reaches beyond the last linear address of 32 bits is the interpreter's. */
 export const regionLoad = declare("region_load", [Type.i64, Type.i32], Type.i64);
-export const regionLoadForWrite = declare("region_load_for_write", [Type.i64, Type.i32], Type.i64);
 export const regionLoad128 = declare("region_load128", [Type.i64], "pointer");
 /** (kind as in {@link unresolved}, a, b, result) -> result, sign-extended; of ADD and SUB computed from a and b. */
 export const flagResult = declare("region_flag_result", [Type.i32, Type.i64, Type.i64, Type.i64], Type.i64);
@@ -40,16 +41,21 @@ export function defineRegionSupport(module: Module, target: Target): void {
   const attributesAt = target.layout.pageAttributes;
   const attributeOf = (host: Pointer): I32 =>
     pointerOf(host.sub(target.layout.ramBase).wide().shrU(12)).u8(attributesAt);
-  const refuseCode = (f: CpuFunc, address: I64) => {
+  const refusePage = (f: CpuFunc, address: I64, result?: I64) => {
     const physical = f.i64(f.call64(translate, address, Access.WRITE));
-    guard(f);
+    guard(f, result);
     const host = f.pointer(f.callPointer(hostOf, physical, 1).inRam());
     f.if(host.isNowhere().eqz(), () => {
       f.if(attributeOf(host).has(PageAttribute.HAS_CODE), () => {
         f.set32(State.FAULT, Fault.RETRY);
-        f.return();
+        f.return(result);
       });
     });
+  };
+  const refuseCode = (f: CpuFunc, address: I64, bytes: I64, result?: I64) => {
+    refusePage(f, address, result);
+    const last = f.i64(address.add(bytes).sub(1));
+    f.if(address.xor(last).shrU(12).ne(0), () => refusePage(f, last.and(-4096), result));
   };
   defineCpuFunction(module, target, regionPage, (f) => {
     const linear = f.parameter64(0);
@@ -71,14 +77,18 @@ export function defineRegionSupport(module: Module, target: Target): void {
       f.set32(State.FAULT, Fault.RETRY);
       f.return(...result);
     });
-  const loader = (name: typeof regionLoad, slow: typeof loadSlow) =>
-    defineCpuFunction(module, target, name, (f) => {
-      const bytes: I32 = f.parameter32(1);
-      refuseWrap(f, f.parameter64(0), bytes.i64u(), i64(0));
-      f.return(f.call64(slow, f.parameter64(0), bytes));
-    });
-  loader(regionLoad, loadSlow);
-  loader(regionLoadForWrite, loadForWriteSlow);
+  defineCpuFunction(module, target, regionLoad, (f) => {
+    const bytes = f.parameter32(1);
+    refuseWrap(f, f.parameter64(0), bytes.i64u(), i64(0));
+    f.return(f.call64(loadSlow, f.parameter64(0), bytes));
+  });
+  defineCpuFunction(module, target, regionLoadForWrite, (f) => {
+    const address = f.parameter64(0);
+    const bytes = f.parameter32(1);
+    refuseWrap(f, address, bytes.i64u(), i64(0));
+    refuseCode(f, address, bytes.i64u(), i64(0));
+    f.return(f.call64(loadForWriteSlow, address, bytes));
+  });
   defineCpuFunction(module, target, regionLoad128, (f) => {
     refuseWrap(f, f.parameter64(0), i64(16), pointer(0));
     f.return(f.callPointer(load128Slow, f.parameter64(0)));
@@ -87,17 +97,13 @@ export function defineRegionSupport(module: Module, target: Target): void {
     const address = f.parameter64(0);
     const bytes = f.parameter32(1);
     refuseWrap(f, address, bytes.i64u());
-    refuseCode(f, address);
-    const last = f.i64(address.add(bytes.i64u()).sub(1));
-    f.if(address.xor(last).shrU(12).ne(0), () => refuseCode(f, last.and(-4096)));
+    refuseCode(f, address, bytes.i64u());
     f.do(storeSlow, address, bytes, f.parameter64(2));
   });
   defineCpuFunction(module, target, regionStore128, (f) => {
     const address = f.parameter64(0);
     refuseWrap(f, address, i64(16));
-    refuseCode(f, address);
-    const last = f.i64(address.add(15));
-    f.if(address.xor(last).shrU(12).ne(0), () => refuseCode(f, last.and(-4096)));
+    refuseCode(f, address, i64(16));
     f.do(store128Slow, address, f.parameterV128(1));
   });
   defineCpuFunction(module, target, flagResult, (f) => {
