@@ -205,42 +205,55 @@ export abstract class Emitter {
 
   /** {@link modify} of memory at a linear address. */
   modifyMemory(address: Local<I64>, bits: number, change: (old: Local<I64>) => I64, locked: boolean): void {
+    if (locked) return this.modifyLocked(address, bits, change);
+    const { f } = this;
+    const old = f.i64();
+    const place = f.pointer(undefined, true);
+    this.access(Tlb.WRITE, address, bits >> 3, (at) => {
+      f.set(place, at);
+      f.set(old, place.signed(bits));
+    }, () => {
+      f.set(place, nowhere());
+      f.set(old, f.call64(loadForWriteSlow, address, bits >> 3).sx(bits));
+    });
+    const value = f.i64(change(old));
+    f.if(place.isNowhere(), () => this.storeSlowly(address, bits, value), () => f.storeBits(bits, place, value));
+  }
+
+  private storeSlowly(address: I64, bits: number, value: I64): void {
+    const { f } = this;
+    this.enterSlowPath();
+    f.do(storeSlow, address, bits >> 3, value);
+    this.faultIf(f.s32(State.FAULT));
+  }
+
+  private modifyLocked(address: Local<I64>, bits: number, change: (old: Local<I64>) => I64): void {
     const { f } = this;
     const bytes = bits >> 3;
     const place = f.pointer(undefined, true);
     const entry = f.pointer(this.tlbSlot(address));
     const old = f.i64();
     const fits = entry.i64(Tlb.WRITE).eq(address.add(bytes - 1).and(-4096));
-    const aligned = locked && bytes > 1 ? fits.and(address.i32().and(bytes - 1).eqz()) : fits;
-    f.if(aligned, () => {
-      f.set(place, this.placeOf(address, entry, Tlb.WRITE));
-      if (!locked) f.set(old, place.signed(bits));
-    }, () => {
+    const aligned = bytes > 1 ? fits.and(address.i32().and(bytes - 1).eqz()) : fits;
+    const find = () => f.set(place, this.placeOf(address, entry, Tlb.WRITE));
+    f.if(aligned, find, () => {
       this.enterSlowPath();
       f.set(place, nowhere());
       // What no atomic of the host's can do; while data breakpoints are armed, nothing is in the TLB.
-      if (locked) this.aloneIf(address.i32().and(bytes - 1).or(f.s32(State.WATCH)));
+      this.aloneIf(address.i32().and(bytes - 1).or(f.s32(State.WATCH)));
       f.set(old, f.call64(loadForWriteSlow, address, bytes).sx(bits));
       this.faultIf(f.s32(State.FAULT));
       // The first touch of a page filled the TLB.
-      if (locked) f.if(aligned, () => f.set(place, this.placeOf(address, entry, Tlb.WRITE)));
+      f.if(aligned, find);
     });
-    const update = (retry: Label | null) => {
-      if (retry) f.if(place.isNowhere().eqz(), () => f.set(old, place.atomicLoad(bits).sx(bits)));
+    f.loop((again) => {
+      f.if(place.isNowhere().eqz(), () => f.set(old, place.atomicLoad(bits).sx(bits)));
       const value = f.i64(change(old));
-      f.if(place.isNowhere(), () => {
-        this.enterSlowPath();
-        f.do(storeSlow, address, bytes, value);
-        this.faultIf(f.s32(State.FAULT));
-      }, () => {
-        if (retry) {
-          const expected = old.zx(bits);
-          f.brIf(retry, place.atomicCompareExchange(bits, expected, value.zx(bits)).ne(expected));
-        } else f.storeBits(bits, place, value);
+      f.if(place.isNowhere(), () => this.storeSlowly(address, bits, value), () => {
+        const expected = old.zx(bits);
+        f.brIf(again, place.atomicCompareExchange(bits, expected, value.zx(bits)).ne(expected));
       });
-    };
-    if (locked) f.loop((again) => update(again));
-    else update(null);
+    });
   }
 
   /** The instruction goes on from here with the other vCPUs stopped, when the condition is not 0. */

@@ -3,14 +3,14 @@
  * runs and are written back where it is left.
  */
 import type { Instruction, Operand } from "../decode.ts";
-import { type Bits, Emitter, Fault, loadForWriteSlow, loadSlow, raise, storeSlow, Vector } from "../emitter.ts";
+import { type Bits, Emitter, Fault, loadSlow, raise, Vector } from "../emitter.ts";
 import { bits, carry, condition, Flag, FlagKind, type LazyFlags } from "../flags.ts";
 import { Attribute, DATA_MASK, PLAIN_DATA } from "../cpu/segments.ts";
 import { writes } from "../interpreter/assemble.ts";
 import { segmentLinear } from "../interpreter/handler.ts";
 import { CpuArea, InstructionTlb, LastPages, Reg, Seg, Segment, State, Tlb } from "../layout.ts";
 import type { Label, Local } from "../wasm/function.ts";
-import { nowhere, type Pointer, pointerOf } from "../wasm/memory.ts";
+import { type Pointer, pointerOf } from "../wasm/memory.ts";
 import { declare } from "../wasm/module.ts";
 import { type I32, i32, I64, i64, Low32, Type, type V128 } from "../wasm/values.ts";
 import type { RegionFunc } from "./function.ts";
@@ -577,26 +577,6 @@ export class RegionEmitter extends Emitter {
     const fast = (place: Pointer) => f.set(half, place.i32());
     this.access(Tlb.TAG, address, 4, fast, () => f.set(half, f.call64(loadSlow, address, 4).i32()));
     return lowHalf(half);
-  }
-
-  override modifyMemory(address: Local<I64>, bits: number, change: (old: Local<I64>) => I64, locked: boolean): void {
-    if (locked) return super.modifyMemory(address, bits, change, locked);
-    const { f } = this;
-    const old = f.i64();
-    const place = f.pointer(undefined, true);
-    this.access(Tlb.WRITE, address, bits >> 3, (at) => {
-      f.set(place, at);
-      f.set(old, place.signed(bits));
-    }, () => {
-      f.set(place, nowhere());
-      f.set(old, f.call64(loadForWriteSlow, address, bits >> 3).sx(bits));
-    });
-    const value = f.i64(change(old));
-    f.if(place.isNowhere(), () => {
-      f.markCold();
-      f.do(storeSlow, address, bits >> 3, value);
-      this.faultIf(f.s32(State.FAULT));
-    }, () => f.storeBits(bits, place, value));
   }
 
   // Exceptions. Nothing the guest sees has changed: the region is left before this instruction.
