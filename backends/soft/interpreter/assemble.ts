@@ -28,7 +28,7 @@ export interface AssembledBlock {
 
 /** Decodes straight-line code and writes micro-ops. */
 export class BlockAssembler {
-  /** Exceptions of the units' instructions, with the key of the block: {@link refusal}. */
+  /** Exceptions of the units' instructions, with the key of the block: {@link refusalsOf}. */
   private refusals: Refusals = { x87: -1, mmx: -1, sse: -1 };
   /** Handlers by row and shape. */
   private readonly byShape: Map<number, number>[] = [];
@@ -128,12 +128,12 @@ export class BlockAssembler {
     for (let n = 0; n < operands.length && memory === null; n++) if (operands[n].kind === "m") memory = operands[n];
     let viaEa = false;
     if (memory !== null) {
-      const lea = i.row.name === "lea";
-      const based = !lea && (i.mode !== 64 || i.segment === Seg.FS || i.segment === Seg.GS);
+      const bare = i.row.offset === true;
+      const based = !bare && (i.mode !== 64 || i.segment === Seg.FS || i.segment === Seg.GS);
       if (based || i.addressBits !== 64 || i.absolute) {
-        // LEA has no segment: in any mode it takes the 64-bit way of computing, cut to the address size.
-        const segment = lea ? Seg.DS : i.segment;
-        const mode = lea ? 64 : i.mode;
+        // An offset has no segment: in any mode it takes the 64-bit way of computing, cut to the address size.
+        const segment = bare ? Seg.DS : i.segment;
+        const mode = bare ? 64 : i.mode;
         const key = addressKey(i.addressBits, mode, based ? segment : -1);
         const number = this.handlers.handler(key, (e) => {
           e.emitAddress(i.addressBits, mode, segment);

@@ -1,4 +1,4 @@
-/** Memory that an instruction names without a ModR/M byte. */
+/** Memory that an instruction names without a ModR/M byte, or not by it alone. */
 import type { Emitter } from "../emitter.ts";
 import { segmentLinear } from "../interpreter/handler.ts";
 import { Seg, Segment, State } from "../layout.ts";

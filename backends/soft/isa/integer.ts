@@ -124,7 +124,7 @@ op("mov", "B0 +r", "Zb Ib", mov);
 op("mov", "B8 +r", "Zv Iv", mov);
 op("mov", "C6 /0", "Eb Ib", mov);
 op("mov", "C7 /0", "Ev Iz", mov);
-op("lea", "8D /r modm", "Gv M", (e) => e.write(0, e.address(1)));
+op("lea", "8D /r modm", "Gv M", (e) => e.write(0, e.address(1)), { offset: true });
 const movzx: Emit = (e) => e.write(0, e.readUnsigned(1));
 op("movzx", "0F B6 /r", "Gv Eb", movzx);
 op("movzx", "0F B7 /r", "Gv Ew", movzx);
@@ -463,9 +463,8 @@ const bitTest = (change: BitChange): Emit => (e) => {
   };
   if (e.isMemory(0) && e.operands[1].kind === "r") {
     // The bit offset reaches beyond the operand, in both directions.
-    const address = f.i64(
-      e.address(0).add(index.shrS(bits === 64 ? 6 : bits === 32 ? 5 : 4).shl(bits === 64 ? 3 : bits === 32 ? 2 : 1)),
-    );
+    const beyond = index.shrS(bits === 64 ? 6 : bits === 32 ? 5 : 4).shl(bits === 64 ? 3 : bits === 32 ? 2 : 1);
+    const address = implicitAddress(e, e.address(0).add(beyond), bits >> 3, change !== null);
     if (change) e.modifyMemory(address, bits, apply, e.locked);
     else old = e.load(address, bits);
   } else if (change) e.modify(0, apply);
@@ -480,7 +479,7 @@ const bitTests: [string, BitChange, string, number][] = [
 ];
 for (const [name, change, opcode, extension] of bitTests) {
   const lock = change !== null;
-  op(name, `0F ${opcode} /r`, "Ev Gv", bitTest(change), { lock });
+  op(name, `0F ${opcode} /r`, "Ev Gv", bitTest(change), { lock, offset: true, modal: true, addressSized: true });
   op(name, `0F BA /${extension}`, "Ev Ib", bitTest(change), { lock });
 }
 

@@ -17,6 +17,8 @@ export interface Traits {
   modal?: boolean;
   /** Code depends on the address size: implicit addresses. */
   addressSized?: boolean;
+  /** The address of its memory operand is the offset: the segment is not there, or for the definition to add. */
+  offset?: boolean;
   /** A REP prefix means repetition. */
   repeats?: boolean;
   /** Operand size in 64-bit mode: 64 unless 66 is there ("d64"), or always 64 ("f64"). */
@@ -116,6 +118,7 @@ export function op(name: string, encoding: string, operands: string, emit: Emit,
     ends: traits.ends,
     modal: traits.modal,
     addressSized: traits.addressSized,
+    offset: traits.offset,
     repeats: traits.repeats,
     size64: traits.size64,
     only: traits.only,

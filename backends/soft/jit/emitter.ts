@@ -467,8 +467,7 @@ export class RegionEmitter extends Emitter {
     let address = parts.reduce((sum, part) => sum.add(part));
     if (i.addressBits === 16) address = address.zx(16);
     if (i.addressBits === 32 && i.row.name !== "lea") address = new I64(address.code);
-    // LEA gives the offset.
-    if (i.row.name === "lea") return address;
+    if (i.row.offset) return address;
     if (i.mode !== 64) return this.segmented(f.i64(address), index);
     if (i.segment === Seg.FS || i.segment === Seg.GS) {
       address = address.add(f.s64(State.SEGMENTS + i.segment * Segment.BYTES + Segment.BASE));
