@@ -257,8 +257,8 @@ export class HandlerEmitter extends Emitter {
   }
 }
 
-/** Which field of the micro-op each register operand stands in. */
-export function registerFieldsOf(instruction: Instruction): number[] {
+/** Which field of the micro-op each register operand stands in: as the assembler fills them, one after the other. */
+function registerFieldsOf(instruction: Instruction): number[] {
   let next: number = Op.R0;
   return instruction.operands.map(({ kind }) => (kind === "r" || kind === "x" || kind === "q" ? next++ : 0));
 }
