@@ -207,6 +207,40 @@ for (
   });
 }
 
+/** Computing with immediates, and between it what changes them in one of the last rounds: before, it changes data. */
+function rewritingCode(random: Random): number[] {
+  // add rax, imm32; xor rdx, imm32; sub rcx, imm32
+  const computing = [[0x48, 0x05], [0x48, 0x81, 0xf2], [0x48, 0x81, 0xe9]];
+  // mov, add, xor, lock add, lock xor [rsi + n], al; inc, not byte [rsi + n]; mov, add dword [rsi + n], eax
+  const writing = [
+    ...[[0x88, 0x86], [0x00, 0x86], [0x30, 0x86], [0xf0, 0x00, 0x86], [0xf0, 0x30, 0x86], [0xfe, 0x86], [0xf6, 0x96]],
+    ...[[0x89, 0x86], [0x01, 0x86]],
+  ];
+  // mov esi, DATA; mov edi, CODE; cmp dword [COUNTER], n; cmove esi, edi
+  const code = [0xbe, ...u32(Place.DATA), 0xbf, ...u32(Place.CODE), 0x83, 0x3c, 0x25, ...u32(COUNTER)];
+  code.push(1 + random.below(12), 0x0f, 0x44, 0xf7);
+  const immediates: number[] = [];
+  const displacements: number[] = [];
+  for (let n = 3 + random.below(12); n > 0; n--) {
+    const writes = immediates.length > 0 && random.below(3) === 0;
+    code.push(...(writes ? writing[random.below(writing.length)] : computing[random.below(3)]));
+    (writes ? displacements : immediates).push(code.length);
+    code.push(...u32(random.bits()));
+  }
+  for (const place of displacements) {
+    u32(immediates[random.below(immediates.length)]).forEach((byte, i) => code[place + i] = byte);
+  }
+  return code;
+}
+
+Deno.test("random loops that rewrite their own immediates, in both tiers", () => {
+  const seeds = Math.ceil(Number(Deno.env.get("HV_JIT_CASES") ?? 300) / 3);
+  const first = Number(Deno.env.get("HV_JIT_SEED") ?? 1);
+  for (let seed = first; seed < first + seeds; seed++) {
+    compare(looped(rewritingCode(new Random(seed)), settings[0]), seed, `rewriting loop of seed ${seed}`, 30);
+  }
+});
+
 Deno.test("an exception of an SSE or MMX instruction finds the flags set before it in a region", () => {
   const handler = 0x3000;
   for (const rig of [interpreter, compiler]) {
