@@ -262,11 +262,15 @@ export class Core implements HandlerSource {
     return "done";
   }
 
-  /** To be called when there is time: gives back the memory that decoding and compiling needed for a while. */
-  tidy(): void {
-    if (this.decodedBlocks < UNTIDY) return;
+  /**
+   * To be called when there is time: gives back the memory that decoding and compiling needed for a while.
+   * @returns whether that took time
+   */
+  tidy(): boolean {
+    if (this.decodedBlocks < UNTIDY) return false;
     this.decodedBlocks = 0;
     collectAll();
+    return true;
   }
 
   /** Puts a block into the table that the loop looks into. */
