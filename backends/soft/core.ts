@@ -18,7 +18,7 @@ import { defineSystem } from "./isa/system.ts";
 import { defineWideArithmetic } from "./isa/wide.ts";
 import { defineFloatingPoint } from "./sse/define.ts";
 import { transcendentalImport } from "./x87/import.ts";
-import { collectAll } from "./jit/collect.ts";
+import { collectAll } from "./collect.ts";
 import { DEFAULT_THRESHOLD, NEVER, RegionJit } from "./jit/compile.ts";
 import { Lockstep, type RegionFunction } from "./jit/lockstep.ts";
 import {

@@ -10,7 +10,7 @@ import { Block } from "../layout.ts";
 import { Module, signature } from "../wasm/module.ts";
 import { Type } from "../wasm/values.ts";
 import { type CachedRegion, CodeCache } from "./code_cache.ts";
-import { collectCode } from "./collect.ts";
+import { collectCode } from "../collect.ts";
 import { generate } from "./generate.ts";
 import { findRegion } from "./region.ts";
 import { defineRegionSupport } from "./support.ts";
