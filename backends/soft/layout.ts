@@ -257,17 +257,22 @@ export const Op = {
   LINK_ANY: 16,
 } as const;
 
+const TLB = 4096;
+const INSTRUCTION_TLB = TLB + Tlb.PRIVILEGES * Tlb.BYTES;
+const BLOCK_TABLE = INSTRUCTION_TLB + InstructionTlb.PRIVILEGES * InstructionTlb.BYTES;
+const BLOCKS = BLOCK_TABLE + BlockTable.BYTES;
+const BLOCKS_BYTES = 48 << 20;
+
 /** Areas of a vCPU's block, offsets from its base. */
 export const CpuArea = {
   STATE: 0,
-  TLB: 4096,
-  INSTRUCTION_TLB: 4096 + Tlb.PRIVILEGES * Tlb.BYTES,
-  BLOCK_TABLE: 4096 + Tlb.PRIVILEGES * Tlb.BYTES + InstructionTlb.PRIVILEGES * InstructionTlb.BYTES,
-  BLOCKS: 4096 + Tlb.PRIVILEGES * Tlb.BYTES + InstructionTlb.PRIVILEGES * InstructionTlb.BYTES + BlockTable.BYTES,
-  BLOCKS_BYTES: 48 << 20,
+  TLB,
+  INSTRUCTION_TLB,
+  BLOCK_TABLE,
+  BLOCKS,
+  BLOCKS_BYTES,
   /** What a region's loop knows of the pages it touched last: {@link LastPages}. */
-  LAST_PAGES: 4096 + Tlb.PRIVILEGES * Tlb.BYTES + InstructionTlb.PRIVILEGES * InstructionTlb.BYTES + BlockTable.BYTES +
-    (48 << 20),
+  LAST_PAGES: BLOCKS + BLOCKS_BYTES,
 } as const;
 
 /** For each general register reads, then writes, as entries of {@link Tlb}; valid while one region runs. */
