@@ -418,10 +418,10 @@ export abstract class Emitter {
   }
   /**
    * As {@link flagsPartial}; what the others follow from is kept, and they may be asked for later, or never.
-   * @param others from `a`, `b` and the result; it computes with nothing else that changes
+   * @param others from `a`, the result and `b`; it computes with nothing else that changes
    */
-  flagsDeferred(result: I64, a: I64, b: I64, others: (a: I64, b: I64, result: I64) => I64): void {
-    this.flagsPartial(result, this.f.i64(others(a, b, result)));
+  flagsDeferred(result: I64, others: (a: I64, result: I64, b: I64) => I64, a: I64, b = a): void {
+    this.flagsPartial(result, this.f.i64(others(a, result, b)));
   }
   /**
    * Sets the flags of `mask` and keeps the others.

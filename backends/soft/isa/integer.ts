@@ -238,11 +238,11 @@ const shl: Emit = (e) => {
   let v!: I64, r!: I64;
   e.modify(0, (old) => r = f.i64((v = old).shl(count).sx(bits)));
   unlessZero(e, count, constant, () => {
-    e.flagsDeferred(r, v, r, (v, _, r) => {
+    e.flagsDeferred(r, (v, r) => {
       const cf = bits === 64 ? v.shrU(i64(64).sub(count)).and(1) : v.zx(bits).shl(count).shrU(bits).and(1);
       const c = f.i64(cf);
       return c.or(r.shrU(63).xor(c).shl(11));
-    });
+    }, v);
   });
 };
 const shr: Emit = (e) => {
@@ -251,10 +251,10 @@ const shr: Emit = (e) => {
   let v!: I64, r!: I64;
   e.modify(0, (old) => r = f.i64((v = f.i64(old.zx(bits))).shrU(count).sx(bits)));
   unlessZero(e, count, constant, () => {
-    e.flagsDeferred(r, v, r, (v, _, r) => {
+    e.flagsDeferred(r, (v, r) => {
       const overflow = r.xor(r.shl(1)).shrU(bits - 1).and(1).shl(11);
       return v.shrU(count.sub(1)).and(1).or(overflow);
-    });
+    }, v);
   });
 };
 const sar: Emit = (e) => {
@@ -262,7 +262,7 @@ const sar: Emit = (e) => {
   const { count, constant } = shiftCount(e);
   let v!: I64, r!: I64;
   e.modify(0, (old) => r = f.i64((v = old).shrS(count)));
-  unlessZero(e, count, constant, () => e.flagsDeferred(r, v, r, (v) => v.shrS(count.sub(1)).and(1)));
+  unlessZero(e, count, constant, () => e.flagsDeferred(r, (v) => v.shrS(count.sub(1)).and(1), v));
 };
 
 /** CF and OF from bits 0 of the two. */
@@ -387,16 +387,17 @@ const multiply = (signed: boolean): Emit => (e) => {
   const low = f.i64(a.mul(b));
   if (bits === 8) {
     e.write(2, low);
-    e.flagsDeferred(f.i64(low.s8()), low, low, (low) => overflow(signed ? low.ne(low.s8()) : low.shrU(8).ne(0)));
+    e.flagsDeferred(f.i64(low.s8()), (low) => overflow(signed ? low.ne(low.s8()) : low.shrU(8).ne(0)), low);
     return;
   }
   const high = bits < 64 ? f.i64(low.shrS(bits)) : f.i64(f.call64(signed ? multiplyHighSigned : multiplyHigh, a, b));
   e.write(1, low);
   e.write(2, high);
-  e.flagsDeferred(f.i64(low.sx(bits)), low, high, (low, high) =>
-    overflow(
-      signed ? (bits < 64 ? low.ne(low.sx(bits)) : high.ne(low.shrS(63))) : (bits < 64 ? low.shrU(bits) : high).ne(0),
-    ));
+  const over = (low: I64, high: I64) => {
+    if (signed) return bits < 64 ? low.ne(low.sx(bits)) : high.ne(low.shrS(63));
+    return (bits < 64 ? low.shrU(bits) : high).ne(0);
+  };
+  e.flagsDeferred(f.i64(low.sx(bits)), (low, _, high) => overflow(over(low, high)), low, high);
 };
 op("mul", "F6 /4", "Eb AL AX", multiply(false));
 op("mul", "F7 /4", "Ev rAX rDX", multiply(false));
@@ -411,8 +412,8 @@ const imul: Emit = (e) => {
   const low = f.i64(a.mul(b));
   const r = f.i64(low.sx(bits));
   e.write(0, r);
-  if (bits < 64) e.flagsDeferred(r, low, r, (low, _, r) => overflow(low.ne(r)));
-  else e.flagsDeferred(r, a, b, (a, b, r) => overflow(f.call64(multiplyHighSigned, a, b).ne(r.shrS(63))));
+  if (bits < 64) e.flagsDeferred(r, (low, r) => overflow(low.ne(r)), low);
+  else e.flagsDeferred(r, (a, r, b) => overflow(f.call64(multiplyHighSigned, a, b).ne(r.shrS(63))), a, b);
 };
 op("imul", "0F AF /r", "Gv Ev", imul);
 op("imul", "69 /r", "Gv Ev Iz", imul);

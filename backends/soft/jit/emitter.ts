@@ -44,7 +44,7 @@ export interface FlagState {
 /** Flags that are computed only where they are asked for, or the region is left. */
 type Deferred =
   /** A of a state of {@link FlagKind.PARTIAL}, from what its fields are now. */
-  | { what: "A"; from: (a: I64, b: I64, result: I64) => I64 }
+  | { what: "A"; from: (a: I64, result: I64, b: I64) => I64 }
   /** The flags of a mask, from {@link RegionEmitter.flagX}; they are over those of the state. */
   | { what: "over"; mask: number; from: (x: I64) => I32 };
 
@@ -273,7 +273,7 @@ export class RegionEmitter extends Emitter {
     this.state = { ...state, deferred: null };
     this.flagsWritten = true;
     if (deferred.what === "A") {
-      f.set(this.flagA, deferred.from(this.flagA, this.flagB, this.flagR));
+      f.set(this.flagA, deferred.from(this.flagA, this.flagR, this.flagB));
       return;
     }
     const under = bits(f, this.flags()).and(Flag.ARITHMETIC & ~deferred.mask);
@@ -360,7 +360,7 @@ export class RegionEmitter extends Emitter {
     this.state = { kind, derived, narrow: this.low, simple: false, deferred: null };
   }
 
-  override flagsDeferred(result: I64, a: I64, b: I64, others: (a: I64, b: I64, result: I64) => I64): void {
+  override flagsDeferred(result: I64, others: (a: I64, result: I64, b: I64) => I64, a: I64, b = a): void {
     if (this.flagsUnseen) return;
     this.setLazy(FlagKind.PARTIAL, a, b, result);
     this.state.deferred = { what: "A", from: others };
