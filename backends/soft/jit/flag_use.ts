@@ -36,7 +36,7 @@ function looks({ row }: Instruction, seen: boolean): boolean {
 }
 
 /** For each instruction of a block, whether the flags it sets are never seen. At the block's end all are seen. */
-export function unseenFlags(instructions: readonly Instruction[]): boolean[] {
+function unseenFlags(instructions: readonly Instruction[]): boolean[] {
   const unseen = new Array<boolean>(instructions.length).fill(false);
   let seen = true;
   for (let n = instructions.length - 1; n >= 0; n--) {
@@ -49,15 +49,15 @@ export function unseenFlags(instructions: readonly Instruction[]): boolean[] {
   return unseen;
 }
 
-/** Marks the nodes from which flags are asked for before they are all set, other than by leaving the region. */
-export function markAsking(nodes: readonly Node[]): void {
+/** Finds what flags are used for: {@link Node.unseenFlags} and {@link Node.asksFlags}, other than by leaving the region. */
+export function markFlagUse(nodes: readonly Node[]): void {
   const passes = new Map<Node, boolean>();
   for (const node of nodes) {
     let decided = false;
     const { instructions } = node.block;
-    const unseen = unseenFlags(instructions);
+    node.unseenFlags = unseenFlags(instructions);
     for (const [n, i] of instructions.entries()) {
-      if (looks(i, !unseen[n])) {
+      if (looks(i, !node.unseenFlags[n])) {
         node.asksFlags = true;
         decided = true;
         break;

@@ -22,6 +22,8 @@ export interface Node {
   copies: number;
   /** Successors; null: the edge leaves the region. */
   successors: (Node | null)[];
+  /** Of each instruction, whether the flags that it sets are never seen. */
+  unseenFlags: boolean[];
   /** Flags are asked for before all are set: on some path from here. */
   asksFlags: boolean;
 }
@@ -49,6 +51,7 @@ export function flowOf(region: Region): Node[] {
       inLoop: false,
       copies: 1,
       successors: [],
+      unseenFlags: [],
       asksFlags: false,
     };
     nodes.set(start, node);

@@ -5,7 +5,7 @@ import type { Label } from "../wasm/function.ts";
 import type { BranchHint } from "../wasm/module.ts";
 import type { ValueType } from "../wasm/values.ts";
 import { followed, type OtherPage, RegionEmitter, unknownFlags } from "./emitter.ts";
-import { markAsking, unseenFlags } from "./flag_use.ts";
+import { markFlagUse } from "./flag_use.ts";
 import { flowOf, type Node } from "./flow.ts";
 import { RegionFunc } from "./function.ts";
 import type { Region } from "./region.ts";
@@ -22,7 +22,7 @@ export function generate(target: Target, region: Region, otherPages: readonly Ot
   const f = new RegionFunc(target, region.mode !== 64);
   const e = new RegionEmitter(f, region);
   const nodes = flowOf(region);
-  markAsking(nodes);
+  markFlagUse(nodes);
   for (const node of nodes) {
     if (!node.inLoop) continue;
     for (const register of node.block.instructions.map(followed)) if (register >= 0) e.prepare(register);
@@ -85,9 +85,8 @@ class Generator {
   private block(node: Node, copy = 0): void {
     const { f, e } = this;
     const { block, successors } = node;
-    const unseen = unseenFlags(block.instructions);
     e.inLoop = node.inLoop;
-    block.instructions.forEach((instruction, n) => e.emit(instruction, block.offsets[n], unseen[n]));
+    block.instructions.forEach((instruction, n) => e.emit(instruction, block.offsets[n], node.unseenFlags[n]));
     switch (block.how) {
       case "indirect": {
         const { state, pending } = e;
