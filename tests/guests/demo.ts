@@ -72,9 +72,11 @@ async function main(): Promise<number> {
   const image = `${CACHE}/demo.img`;
   await copyDisk(pristine, image);
   const { usable, line } = await choice();
-  say(line);
   const inLab = !usable || Deno.args.includes("--lab");
-  if (!usable) say("no backend of hv can run this guest on this machine yet, so it is shown inside the lab");
+  if (!usable) {
+    say(line);
+    say("no backend of hv can run this guest on this machine yet, so it is shown inside the lab");
+  }
   const code = await (inLab ? runInLab(image) : runHere(image));
   if (code === 0) say(`the guest's file system, by e2fsck: ${(await fsck(image)).trim().split("\n").at(-1)}`);
   return code;
