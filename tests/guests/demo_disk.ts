@@ -164,7 +164,8 @@ async function populate(tree: string, kernel: DebianKernel): Promise<void> {
 export async function demoDisk(): Promise<string> {
   const kernel = await debianKernel("cloud");
   const sources = [new URL(import.meta.url), new URL("./grub_cfg.ts", import.meta.url)];
-  const recipe = await digest(...await Promise.all(sources.map((url) => Deno.readTextFile(url))), await busybox());
+  const files = [...sources, await busybox()];
+  const recipe = await digest(...await Promise.all(files.map((file) => Deno.readFile(file))));
   return await cached(`disks/demo_${kernel.version}_${recipe}.img`, async (image, step) => {
     const work = `${image}.work`;
     await tool(["rm", "-rf", work]);
