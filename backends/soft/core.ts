@@ -96,7 +96,6 @@ export class Core implements HandlerSource {
   private readonly staleHandler: number;
   /** Null when it is switched off. */
   readonly jit: RegionJit | null;
-  private readonly threshold: number;
   /** Compares the JIT's regions with the interpreter, in tests. */
   private readonly lockstep: Lockstep | null = null;
   /** Called when a page becomes code, or stops being it, so that other vCPUs follow. */
@@ -148,8 +147,7 @@ export class Core implements HandlerSource {
     this.staleHandler = this.handler("stale", (e) => e.restart());
     this.flushHandlers();
     const threshold = shadow ? -1 : this.view.getInt32(Shared.JIT_THRESHOLD, true);
-    this.threshold = threshold > 0 ? threshold : DEFAULT_THRESHOLD;
-    this.jit = threshold < 0 ? null : this.makeJit();
+    this.jit = threshold < 0 ? null : this.makeJit(threshold || DEFAULT_THRESHOLD);
     if (layout.sandbox && this.jit !== null) this.lockstep = new Lockstep(this, memories, layout, index);
   }
 
@@ -388,7 +386,7 @@ export class Core implements HandlerSource {
     this.nextBlock = this.base + CpuArea.BLOCKS;
   }
 
-  private makeJit(): RegionJit {
+  private makeJit(threshold: number): RegionJit {
     return new RegionJit({
       target: this.target,
       table: this.table,
@@ -401,7 +399,7 @@ export class Core implements HandlerSource {
       blockAt: (physical, mode) => this.blockAt(physical, mode),
       fetched: (linear) => this.fetched(linear),
       compared: (region) => (this.lockstep === null ? region : this.lockstep.wrap(region as RegionFunction)),
-    }, this.threshold);
+    }, threshold);
   }
 
   /** A block's HEAT is used up: {@link Leave.HOT}. */
