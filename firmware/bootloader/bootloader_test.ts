@@ -1,12 +1,7 @@
 import assert from "node:assert/strict";
-import { existsSync, readdirSync } from "node:fs";
-import { CACHE } from "../../tests/guests/cache.ts";
 import { grubCfg } from "../../tests/guests/grub_cfg.ts";
 import { tool, which } from "../../tests/guests/command.ts";
 import { needs } from "../../tests/skip.ts";
-import { findKernel } from "../find_kernel.ts";
-import { DiskSource } from "../../storage/disk_source.ts";
-import { openDisk } from "../../storage/open.ts";
 import { findBootEntries } from "./find_entries.ts";
 import { readGrubEntries } from "./grub.ts";
 import { volume } from "./memory_file_system.ts";
@@ -47,30 +42,6 @@ Deno.test("grub.cfg: as update-grub writes it", () => {
   assert.equal(chosen?.commandLine, `root=UUID=${UUID} ro a=b quiet`);
   assert.deepEqual(chosen?.kernel, { partition: 2, path: "/boot/vmlinuz-6.1.0-1-amd64" });
   assert.deepEqual(chosen?.initrds, [{ partition: 2, path: "/boot/initrd.img-6.1.0-1-amd64" }]);
-});
-
-const realDisk = existsSync(`${CACHE}/disks`)
-  ? readdirSync(`${CACHE}/disks`).find((name) => /^debian_.*\.img$/.test(name))
-  : undefined;
-Deno.test({
-  name: "grub.cfg: the one Debian's own update-grub wrote on a whole disk",
-  ignore: needs(
-    realDisk !== undefined,
-    "update-grub's own grub.cfg",
-    "run tests/guests/debian_disk.ts once (needs root, 2 minutes)",
-  ),
-  fn() {
-    const disk = openDisk({ path: `${CACHE}/disks/${realDisk}`, readonly: true });
-    try {
-      const found = findKernel(new DiskSource(disk));
-      assert.deepEqual(found.problems, []);
-      assert.equal(found.entries.length, 3);
-      assert.match(found.chosen!.kernel!.path, /^\/boot\/vmlinuz-\d/);
-      assert.match(found.chosen!.commandLine, /^root=UUID=[0-9a-f-]{36} ro /);
-    } finally {
-      disk.close();
-    }
-  },
 });
 
 Deno.test("grub: quoting, variables and word splitting", () => {

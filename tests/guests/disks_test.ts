@@ -1,5 +1,11 @@
-/** The guests' disks boot under QEMU's TCG: what hv is tested with is right by somebody else's judgement. */
+/**
+ * The guests' disks boot under QEMU's TCG: what hv is tested with is right by somebody else's judgement. And what Debian's
+ * own tools wrote on them is read.
+ */
 import assert from "node:assert/strict";
+import { findKernel } from "../../firmware/find_kernel.ts";
+import { DiskSource } from "../../storage/disk_source.ts";
+import { openDisk } from "../../storage/open.ts";
 import { needs } from "../skip.ts";
 import { which } from "./command.ts";
 import { debianDisk } from "./debian_disk.ts";
@@ -27,6 +33,8 @@ async function bootAndWrite(pristine: string, seconds: number): Promise<void> {
 
 const qemu = qemuProgram() !== null;
 const apt = which("apt-get") !== null;
+/** The Debian disk can be made here. */
+const debian = apt && Deno.uid() === 0 && which("mmdebstrap") !== null;
 
 Deno.test({
   name: "the demo disk boots under QEMU to a login, writes, powers off, and is clean",
@@ -37,9 +45,26 @@ Deno.test({
 Deno.test({
   name: "the Debian disk boots under QEMU to a login, writes, powers off, and is clean",
   ignore: needs(
-    qemu && apt && Deno.uid() === 0 && which("mmdebstrap") !== null,
+    qemu && debian,
     "Debian disk under QEMU",
     "needs root, apt, Debian's mmdebstrap and qemu-system-x86",
   ),
   fn: async () => await bootAndWrite(await debianDisk(), 120),
+});
+
+Deno.test({
+  name: "grub.cfg: the one Debian's own update-grub wrote on a whole disk",
+  ignore: needs(debian, "update-grub's own grub.cfg", "needs root, apt and Debian's mmdebstrap"),
+  async fn() {
+    const disk = openDisk({ path: await debianDisk(), readonly: true });
+    try {
+      const found = findKernel(new DiskSource(disk));
+      assert.deepEqual(found.problems, []);
+      assert.equal(found.entries.length, 3);
+      assert.match(found.chosen!.kernel!.path, /^\/boot\/vmlinuz-\d/);
+      assert.match(found.chosen!.commandLine, /^root=UUID=[0-9a-f-]{36} ro /);
+    } finally {
+      disk.close();
+    }
+  },
 });
