@@ -67,6 +67,12 @@ export interface Shadow {
 
 /** Blocks decoded that leave enough behind for {@link Core.tidy}: some 20 MB, as a boot does. */
 const UNTIDY = 20_000;
+/** Milliseconds in which a guest that rests decodes no more than so many blocks: whoever drives it waits for nothing. */
+const REST = 5000;
+const RESTING = 500;
+/** Most bytes of regions' Wasm of a machine, and of one vCPU. With what V8 makes of it, one costs some 9 of memory. */
+const MACHINE_CODE = 128 << 20;
+const VCPU_CODE = 64 << 20;
 
 /** Code and caches of one vCPU. */
 export class Core implements HandlerSource {
@@ -87,6 +93,9 @@ export class Core implements HandlerSource {
   private wanted: { key: string; number: number; emit: (e: HandlerEmitter) => void }[] = [];
   /** Since the last {@link tidy}. */
   private decodedBlocks = 0;
+  /** When the guest began to rest, and {@link decodedBlocks} then. */
+  private restSince = 0;
+  private restBlocks = 0;
   private nextHandler = 0;
   private readonly assembler: BlockAssembler;
   private nextBlock: number;
@@ -261,12 +270,20 @@ export class Core implements HandlerSource {
   }
 
   /**
-   * To be called when there is time: gives back the memory that decoding and compiling needed for a while.
+   * To be called when there is time: gives back the memory that decoding and compiling needed for a while, once the
+   * guest has rested. Not right behind a boot: who waited for a prompt goes on then, or stops the machine.
+   * @param now milliseconds on any scale that does not go back
    * @returns whether that took time
    */
-  tidy(): boolean {
+  tidy(now: number): boolean {
     if (this.decodedBlocks < UNTIDY) return false;
+    if (this.decodedBlocks - this.restBlocks > RESTING) {
+      this.restBlocks = this.decodedBlocks;
+      this.restSince = now;
+    }
+    if (now - this.restSince < REST) return false;
     this.decodedBlocks = 0;
+    this.restBlocks = 0;
     collectAll();
     return true;
   }
@@ -387,19 +404,23 @@ export class Core implements HandlerSource {
   }
 
   private makeJit(threshold: number): RegionJit {
-    return new RegionJit({
-      target: this.target,
-      table: this.table,
-      ram: this.ram,
-      view: this.view,
-      instantiate: (module) => this.instantiate(module),
-      link: (exports) => void Object.assign(this.linkage, exports),
-      hostOf: (physical) => this.hostOf(physical),
-      pageOf: (host) => this.pageOf(host),
-      blockAt: (physical, mode) => this.blockAt(physical, mode),
-      fetched: (linear) => this.fetched(linear),
-      compared: (region) => (this.lockstep === null ? region : this.lockstep.wrap(region as RegionFunction)),
-    }, threshold);
+    return new RegionJit(
+      {
+        target: this.target,
+        table: this.table,
+        ram: this.ram,
+        view: this.view,
+        instantiate: (module) => this.instantiate(module),
+        link: (exports) => void Object.assign(this.linkage, exports),
+        hostOf: (physical) => this.hostOf(physical),
+        pageOf: (host) => this.pageOf(host),
+        blockAt: (physical, mode) => this.blockAt(physical, mode),
+        fetched: (linear) => this.fetched(linear),
+        compared: (region) => (this.lockstep === null ? region : this.lockstep.wrap(region as RegionFunction)),
+      },
+      threshold,
+      Math.min(VCPU_CODE, MACHINE_CODE / this.layout.cpus),
+    );
   }
 
   /** A block's HEAT is used up: {@link Leave.HOT}. */

@@ -537,7 +537,7 @@ export class SoftVcpu implements Vcpu {
     const time = timer < 0 ? NAP : Math.min(timer, NAP);
     this.mailbox.leave(this.index);
     // What is left of the time is not known after tidying: it is looked at again.
-    const tidied = time >= QUIET && this.core.tidy();
+    const tidied = time >= QUIET && this.core.tidy(performance.now());
     // Whoever sends to the local APIC interrupts this vCPU too, so one word stands for both.
     if (time > 0 && !tidied) this.mailbox.sleep(this.index, time);
     this.mailbox.enter(this.index);

@@ -19,8 +19,6 @@ import { defineRegionSupport } from "./support.ts";
 export const NEVER = 0x7fff_ffff;
 /** Where regions begin in the table of functions; handlers are below. */
 export const REGION_TABLE = 16384;
-/** Most bytes of regions' Wasm. With what V8 makes of it, one costs some 9 bytes of memory. */
-const MAXIMUM_BYTES = 64 << 20;
 /** Bytes of regions that are forgotten before V8 is made to give their memory back. */
 const FORGOTTEN = 4 << 20;
 /** Regions a module. */
@@ -105,9 +103,12 @@ export class RegionJit {
   private forgotten = 0;
   private readonly cache: CodeCache;
 
-  /** @param threshold runs of a block before it is compiled; at 1 that is done at once, for tests */
-  constructor(private readonly host: RegionHost, private readonly threshold: number) {
-    this.cache = new CodeCache(MAXIMUM_BYTES, {
+  /**
+   * @param threshold runs of a block before it is compiled; at 1 that is done at once, for tests
+   * @param maximumBytes of regions' Wasm
+   */
+  constructor(private readonly host: RegionHost, private readonly threshold: number, maximumBytes: number) {
+    this.cache = new CodeCache(maximumBytes, {
       ask: (region) => this.setHeat(region, 0),
       forget: (region) => this.forget(region),
     });
