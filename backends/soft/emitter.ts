@@ -152,6 +152,15 @@ export abstract class Emitter {
   /** The small number that the decoder left for this handler: the segment of implicit accesses. */
   abstract auxiliary(): I32;
 
+  /** Whether the lowest number of XMM operand `index`, of so many bits, is known to be none that is denormal. */
+  isNormal(_index: number, _bits: 32 | 64): boolean {
+    return false;
+  }
+  /** From here on {@link isNormal} may say so: on every other path {@link leaveIfDenormal} has looked. */
+  noteNormal(_index: number, _bits: 32 | 64): void {}
+  /** On a path that runs rarely: a tier that keeps track of denormal numbers does the instruction in another way. */
+  leaveIfDenormal(_denormal: I32): void {}
+
   // Operands.
 
   /** Operand, sign-extended to 64 bits; stays what it is when registers change. */
@@ -282,7 +291,7 @@ export abstract class Emitter {
   }
 
   /** Calls for a value something that may set FAULT, and leaves when it has. */
-  checked<T extends I32 | I64 | Pointer>(local: Local<T>, call: T): Local<T> {
+  checked<T extends I32 | I64 | Pointer | V128>(local: Local<T>, call: T): Local<T> {
     this.enterSlowPath();
     this.f.set(local, call);
     this.faultIf(this.f.s32(State.FAULT));

@@ -160,6 +160,8 @@ export const State = {
   /** Where the 80-bit functions leave their results, 16 bytes; flags of the SSE operation under way (u32). */
   FPU_OUT: 2736,
   SSE_FLAGS: 2752,
+  /** u32: 4000_0000h while MXCSR leaves SSE's plain operations right, else 0; goes with every change of MXCSR. */
+  SSE_PLAIN: 2756,
   /** Two 80-bit operands for JavaScript, 16 bytes each. */
   FPU_OPERANDS: 2768,
   /** i32: 1 while data breakpoints are armed: accesses take the slow path, which notes DR6's bits in WATCH_HITS. */

@@ -5,6 +5,7 @@ import { Reg, State } from "../layout.ts";
 import { checkMxcsr, FXSAVE, loadX87, loadXmm, storeMxcsr, storeX87, storeXmm } from "../sse/fpu_image.ts";
 import type { Local } from "../wasm/function.ts";
 import { type I32, i32, type I64, i64, select } from "../wasm/values.ts";
+import { setMxcsr } from "../sse/float_functions.ts";
 import { initialize } from "../x87/stack.ts";
 import { zero } from "../sse/lanes.ts";
 import { op } from "./table.ts";
@@ -33,13 +34,13 @@ op("fxrstor", "NP 0F AE /1 modm", "Mx", (e) => {
   f.drop(e.load(f.i64(address.add(511)), 8));
   loadX87(e, address);
   loadXmm(e, address);
-  f.set32(State.MXCSR, mxcsr);
+  setMxcsr(f, mxcsr);
 }, image);
 
 op("ldmxcsr", "NP 0F AE /2 modm", "Md", (e) => {
   const value = e.f.i32(e.read(0).i32());
   checkMxcsr(e, value);
-  e.f.set32(State.MXCSR, value);
+  setMxcsr(e.f, value);
 }, { unit: "sse" });
 op("stmxcsr", "NP 0F AE /3 modm", "Md", (e) => e.write(0, e.f.s32(State.MXCSR).i64u()), { unit: "sse" });
 
@@ -114,7 +115,7 @@ op("xrstor", "NP 0F AE /5 modm", "Mx", (e) => {
     f.if(has(present, SSE), () => loadXmm(e, address), () => {
       for (let n = 0; n < (e.mode === 64 ? 16 : 8); n++) e.setXmm(n, zero());
     });
-    f.set32(State.MXCSR, select(loadsMxcsr, mxcsr, i32(0x1f80)));
+    setMxcsr(f, select(loadsMxcsr, mxcsr, i32(0x1f80)));
   });
 }, image);
 op("xgetbv", "NP 0F 01 /2 mod3 rm0", "", (e) => {

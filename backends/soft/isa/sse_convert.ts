@@ -6,10 +6,9 @@ import {
   changeFormatLane,
   commit,
   DOUBLE,
-  FAST_MXCSR,
-  FAST_MXCSR_MASK,
   type Format,
   fromIntegerLane,
+  PLAIN_BIT,
   SINGLE,
   toIntegerLane,
 } from "../sse/float_functions.ts";
@@ -23,7 +22,6 @@ import { type Emit, op } from "./table.ts";
 const sse = { unit: "sse" } as const;
 const mmx = { unit: "mmx" } as const;
 
-const isFast = (e: Emitter) => e.f.s32(State.MXCSR).and(FAST_MXCSR_MASK).eq(FAST_MXCSR);
 const readBits = (e: Emitter, index: number, format: Format): Local<I64> =>
   format === DOUBLE ? e.readLow64(index) : e.f.i64(e.readLow32(index).i64u());
 const writeLow = (e: Emitter, format: Format, value: I64) =>
@@ -82,7 +80,7 @@ op("cvtsd2ss", "F2 0F 5A /r", "Vx Wq", (e) => {
   const value = readBits(e, 1, DOUBLE);
   const r = f.i64(value.bitsF64().f32().bits().i64u());
   const ordinary = r.i32().shl(1).sub(0x0200_0000).ltU(0xfe00_0000 - 0x0100_0000 | 0);
-  f.if(isFast(e).and(ordinary).eqz(), () => {
+  f.if(f.s32(State.SSE_PLAIN).shrU(PLAIN_BIT).and(ordinary).eqz(), () => {
     exactly(e, () => f.set(r, f.call64(changeFormatLane[32], value)));
   });
   writeLow(e, SINGLE, r);
@@ -122,7 +120,7 @@ op("cvtdq2ps", "NP 0F 5B /r", "Vx Wx", (e) => {
   const { f } = e;
   const v = e.readVector(1);
   const r = f.v128(v.op1(Simd.F32X4_CONVERT_I32X4_S));
-  f.if(isFast(e).eqz(), () => {
+  f.if(f.s32(State.SSE_PLAIN).eqz(), () => {
     exactly(e, () => {
       for (let n = 0; n < 4; n++) {
         f.set(r, r.withI32(n, f.call64(fromIntegerLane[32], v.i32(n).i64s()).i32()));

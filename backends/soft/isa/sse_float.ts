@@ -6,13 +6,12 @@ import {
   commit,
   dotProduct,
   DOUBLE,
-  FAST_MXCSR,
-  FAST_MXCSR_MASK,
   flagCompare,
   FloatOp,
   type Format,
   packedCompare,
   packedOperation,
+  PLAIN_BIT,
   roundLane,
   scalarCompare,
   scalarOperation,
@@ -25,8 +24,6 @@ import { F32, F64, type I32, i32, type I64, i64, select, splat, type V128, v128 
 import { type Emit, op } from "./table.ts";
 
 const sse = { unit: "sse" } as const;
-
-const isFast = (e: Emitter) => e.f.s32(State.MXCSR).and(FAST_MXCSR_MASK).eq(FAST_MXCSR);
 
 /** Smallest normal number as bits. */
 const least = (format: Format) => 1n << BigInt(format.fraction);
@@ -41,15 +38,7 @@ function isPlain(format: Format, v: I64): I32 {
   return bits.sub(1).geU(Number((least(format) << 1n) - 1n)).and(bits.leU(Number(format.top << 1n) | 0));
 }
 
-/** A normal number with room below it: nothing of it was lost to the format's ends. */
-function isOrdinaryResult(format: Format, v: I64): I32 {
-  const low = least(format) << 2n;
-  const span = (format.top << 1n) - low;
-  if (format === DOUBLE) return v.shl(1).sub(low).ltU(span);
-  return v.i32().shl(1).sub(Number(low)).ltU(Number(span) | 0);
-}
-
-/** Not denormal: NaNs and infinities make results that are not ordinary. */
+/** Not denormal. */
 function isNotDenormal(format: Format, v: I64): I32 {
   if (format === DOUBLE) return v.shl(1).sub(1).geU((least(format) << 1n) - 1n);
   return v.i32().shl(1).sub(1).geU(Number((least(format) << 1n) - 1n));
@@ -72,8 +61,6 @@ const readBits = (e: Emitter, index: number, format: Format): Local<I64> =>
   format === DOUBLE ? e.readLow64(index) : e.f.i64(e.readLow32(index).i64u());
 const number = (e: Emitter, format: Format, v: I64): Scalar =>
   (format === DOUBLE ? e.f.f64(v.bitsF64()) : e.f.f32(v.i32().bitsF32())) as unknown as Scalar;
-const bitsOf = (e: Emitter, v: Scalar): Local<I64> =>
-  e.f.i64(v instanceof F64 ? v.bits() : (v as unknown as F32).bits().i64u());
 const writeLow = (e: Emitter, format: Format, value: I64) =>
   e.writeXmm(
     0,
@@ -83,35 +70,51 @@ const lowBits = (e: Emitter, index: number, format: Format): Local<I64> =>
   e.f.i64(format === DOUBLE ? e.readXmm(index).i64(0) : e.readXmm(index).i32(0).i64u());
 
 /**
- * An operand as a number and as its bits. The number comes from the vector itself: by way of a general register it
- * would be late for the operation by several cycles.
+ * A number's exponent is of the middle half of the range where bit {@link PLAIN_BIT} of this is set: it is not zero, not
+ * denormal, not infinite, not NaN, and neither near to one.
  */
-function operand(e: Emitter, index: number, format: Format): { bits: Local<I64>; value: Local<F64 | F32> } {
+function middle(format: Format, bits: I64): I32 {
+  return (format === DOUBLE ? bits.shrU(32) : bits).i32().add(1 << PLAIN_BIT - 1);
+}
+
+/** An operand as a number and as its bits, of which a general register is needed only where they are looked at. */
+function operand(e: Emitter, index: number, format: Format): { bits: I64; value: Scalar } {
   const { f } = e;
   if (e.isMemory(index)) {
     const bits = readBits(e, index, format);
-    return { bits, value: number(e, format, bits) as unknown as Local<F64 | F32> };
+    return { bits, value: number(e, format, bits) };
   }
+  // From the vector: by way of a general register it would be late for the operation by several cycles.
   const vector = f.v128(e.readXmm(index));
-  return format === DOUBLE
-    ? { bits: f.i64(vector.i64(0)), value: f.f64(vector.f64(0)) }
-    : { bits: f.i64(vector.i32(0).i64u()), value: f.f32(vector.f32(0)) };
+  const value = format === DOUBLE ? f.f64(vector.f64(0)) : f.f32(vector.f32(0));
+  const bits = format === DOUBLE ? vector.i64(0) : vector.i32(0).i64u();
+  return { bits, value: value as unknown as Scalar };
 }
 
+/**
+ * The plain operation is right where MXCSR asks for no more, the result's exponent is of the middle half and no operand
+ * is denormal: {@link middle} of those that may be, all in one number.
+ */
 const scalar = (format: Format, operation: number, plain: Plain): Emit => (e) => {
   const { f } = e;
+  const one = operation === FloatOp.SQRT;
   const b = operand(e, 1, format);
-  const a = operation === FloatOp.SQRT ? b : operand(e, 0, format);
-  const result = plain(a.value as unknown as Scalar, b.value as unknown as Scalar) as unknown as F64 | F32;
+  const a = one ? b : operand(e, 0, format);
+  const result = plain(a.value, b.value) as unknown as F64 | F32;
   const value = result instanceof F64 ? f.f64(result) : f.f32(result);
-  const r = bitsOf(e, value as unknown as Scalar);
-  const fit = isFast(e).and(isOrdinaryResult(format, r)).and(isNotDenormal(format, b.bits));
-  const fast = operation === FloatOp.SQRT ? fit : fit.and(isNotDenormal(format, a.bits));
-  f.if(fast.eqz(), () => {
+  const r = f.i64(value instanceof F64 ? value.bits() : value.bits().i64u());
+  let sure = f.s32(State.SSE_PLAIN).and(middle(format, r));
+  if (!e.isNormal(1, format.bits)) sure = sure.and(middle(format, b.bits));
+  if (!one && !e.isNormal(0, format.bits)) sure = sure.and(middle(format, a.bits));
+  f.if(sure.eqz(), () => {
     e.checked(r, f.call64(scalarOperation[format.bits], operation, a.bits, b.bits));
+    const normal = [a.bits, b.bits, r].map((v) => isNotDenormal(format, v)).reduce((x, y) => x.and(y));
+    e.leaveIfDenormal(normal.eqz());
     f.set<F64 | F32>(value, format === DOUBLE ? r.bitsF64() : r.i32().bitsF32());
   });
   e.writeXmm(0, value instanceof F64 ? e.readXmm(0).withF64(0, value) : e.readXmm(0).withF32(0, value));
+  e.noteNormal(0, format.bits);
+  e.noteNormal(1, format.bits);
 };
 
 const simd = (format: Format) =>
@@ -144,23 +147,19 @@ const packed = (
     b = f.v128(y);
   }
   const r = f.v128(plain(a, b));
-  const { abs, ge, le } = simd(format);
-  const size = f.v128(r.op1(abs));
-  const ordinary = size.op2(ge, constant(format, least(format) * 2n))
-    .and(size.op2(le, constant(format, format.top - 1n)));
-  let lanes = ordinary.and(plainLanes(format, b));
-  if (operation !== FloatOp.SQRT) lanes = lanes.and(plainLanes(format, a));
-  f.if(isFast(e).and(allTrue(lanes)).eqz(), () => {
-    slowly(e, r, f.callV128(packedOperation[format.bits], operation, a, b));
+  // A number of the middle half of the exponents (see middle) has two highest bits of it that are not alike. Without a
+  // constant: V8 makes a vector's anew wherever it is used.
+  const [shift, bitmask] = format === DOUBLE
+    ? [Simd.I64X2_SHL, Simd.I64X2_BITMASK]
+    : [Simd.I32X4_SHL, Simd.I32X4_BITMASK];
+  const unlike = (operation === FloatOp.SQRT ? [b, r] : [a, b, r]).map((v) => v.xor(v.shift(shift, i32(1))))
+    .reduce((x, y) => x.and(y)).shift(shift, i32(1)).test(bitmask);
+  const sure = unlike.add(1).shl(PLAIN_BIT - 128 / format.bits).and(f.s32(State.SSE_PLAIN));
+  f.if(sure.eqz(), () => {
+    e.checked(r, f.callV128(packedOperation[format.bits], operation, a, b));
   });
   e.writeXmm(0, r);
 };
-
-/** {@link Emitter.checked} for a vector. */
-function slowly(e: Emitter, r: Local<V128>, call: V128): void {
-  e.f.set(r, call);
-  e.faultIf(e.f.s32(State.FAULT));
-}
 
 const formats: [Format, string, string, "ps" | "pd", "ss" | "sd", string][] = [
   [SINGLE, "NP", "F3", "ps", "ss", "d"],
@@ -203,7 +202,7 @@ for (const [format, packedPrefix, scalarPrefix, p, s, letter] of formats) {
         : (operation === FloatOp.MIN ? Simd.F32X4_PMIN : Simd.F32X4_PMAX);
       const r = f.v128(b.op2(number, a));
       f.if(allTrue(plainLanes(format, a).and(plainLanes(format, b))).eqz(), () => {
-        slowly(e, r, f.callV128(packedOperation[format.bits], operation, a, b));
+        e.checked(r, f.callV128(packedOperation[format.bits], operation, a, b));
       });
       e.writeXmm(0, r);
     }, sse);
@@ -221,7 +220,7 @@ for (const [format, packedPrefix, scalarPrefix, p, s, letter] of formats) {
     const lower = a.op2(lt, b).and(wide(predicate.add(1).and(2).ne(0)));
     const r = f.v128(equal.or(lower).xor(wide(predicate.shrU(2))));
     f.if(allTrue(plainLanes(format, a).and(plainLanes(format, b))).eqz(), () => {
-      slowly(e, r, f.callV128(packedCompare[format.bits], predicate, a, b));
+      e.checked(r, f.callV128(packedCompare[format.bits], predicate, a, b));
     });
     e.writeXmm(0, r);
   }, sse);

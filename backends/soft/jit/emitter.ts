@@ -28,7 +28,7 @@ const LOW = new Set("mov not bswap rol ror shl shr imul".split(" "));
 const LOW_FLAGS = new Set("add sub and or xor cmp test neg inc dec".split(" "));
 
 /** What is known of the flags when code is generated. */
-export interface FlagState {
+interface FlagState {
   /** {@link FlagKind}, or -1: it is in a local. */
   kind: number;
   /** Not 0: the result is A ± B sign-extended from so many bits, and not in its local. */
@@ -48,9 +48,25 @@ type Deferred =
   /** The flags of a mask, from {@link RegionEmitter.flagX}; they are over those of the state. */
   | { what: "over"; mask: number; from: (x: I64) => I32 };
 
-/** Where paths meet nothing is known. */
-export function unknownFlags(simple: boolean): FlagState {
+function unknownFlags(simple: boolean): FlagState {
   return { kind: -1, derived: 0, narrow: false, simple, deferred: null };
+}
+
+/** What is known of a path when code is generated. */
+export interface PathState {
+  /** Instructions that the budget has not been charged for. */
+  pending: number;
+  flags: FlagState;
+  /** XMM registers whose lowest number is not denormal. */
+  normal: number;
+}
+
+/**
+ * Where paths meet nothing is known.
+ * @param simple {@link FlagState.simple}
+ */
+export function unknownPath(simple: boolean): PathState {
+  return { pending: 0, flags: unknownFlags(simple), normal: 0 };
 }
 
 /** A page with code of the region besides the entry's. */
@@ -77,8 +93,10 @@ export class RegionEmitter extends Emitter {
   readonly f: RegionFunc;
   protected faultLabel: Label = { depth: 0 };
   /** Instructions of this path that the budget has not been charged for. */
-  pending = 0;
-  state = unknownFlags(false);
+  private pending = 0;
+  private state = unknownFlags(false);
+  /** XMM registers whose lowest number is not denormal, on this path: {@link normalBit}. */
+  private normal = 0;
   /** No one will see the flags that this instruction sets. */
   flagsUnseen = false;
   /** The condition of the branch just emitted; null: always. */
@@ -261,6 +279,16 @@ export class RegionEmitter extends Emitter {
     f.br(this.faultLabel);
     // Other paths go on.
     this.state = state;
+  }
+
+  /** What is known of the path that code is being generated for; set to go on from where it was taken. */
+  get path(): PathState {
+    return { pending: this.pending, flags: this.state, normal: this.normal };
+  }
+  set path({ pending, flags, normal }: PathState) {
+    this.pending = pending;
+    this.state = flags;
+    this.normal = normal;
   }
 
   // Flags.
@@ -513,6 +541,7 @@ export class RegionEmitter extends Emitter {
     return this.vectors[number];
   }
   setXmm(number: number, value: V128): void {
+    this.normal &= ~(normalBit(number, 32) | normalBit(number, 64));
     this.vectorUsed[number] = true;
     this.vectorWritten[number] = true;
     this.f.set(this.vectors[number], value);
@@ -595,6 +624,23 @@ export class RegionEmitter extends Emitter {
     this.leave(this.offset);
   }
 
+  // Numbers that are not denormal.
+
+  override isNormal(index: number, bits: 32 | 64): boolean {
+    return !this.isMemory(index) && (this.normal & normalBit(this.operand(index).register, bits)) !== 0;
+  }
+  override noteNormal(index: number, bits: 32 | 64): void {
+    if (!this.isMemory(index)) this.normal |= normalBit(this.operand(index).register, bits);
+  }
+  /** The interpreter runs this instruction: what is known holds on. */
+  override leaveIfDenormal(denormal: I32): void {
+    this.f.if(denormal, () => {
+      this.f.markCold();
+      this.f.set32(State.FAULT, Fault.RETRY);
+      this.leave(this.offset);
+    });
+  }
+
   // Control.
 
   currentRip(): I64 {
@@ -638,6 +684,10 @@ export class RegionEmitter extends Emitter {
 /** A variable of which the low 32 bits count. */
 function lowHalf(value: Local<I32> | Local<I64>): Local<I64> {
   return Object.assign(Low32.of(value), { index: value.index });
+}
+
+function normalBit(register: number, bits: 32 | 64): number {
+  return 1 << (bits === 64 ? register : register + 16);
 }
 
 function isSimple(kind: number): boolean {

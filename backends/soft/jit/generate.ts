@@ -4,7 +4,7 @@ import { State } from "../layout.ts";
 import type { Label } from "../wasm/function.ts";
 import type { BranchHint } from "../wasm/module.ts";
 import type { ValueType } from "../wasm/values.ts";
-import { followed, type OtherPage, RegionEmitter, unknownFlags } from "./emitter.ts";
+import { followed, type OtherPage, RegionEmitter, unknownPath } from "./emitter.ts";
 import { markFlagUse } from "./flag_use.ts";
 import { flowOf, type Node } from "./flow.ts";
 import { RegionFunc } from "./function.ts";
@@ -67,8 +67,7 @@ class Generator {
 
   /** What is known where paths meet. */
   private begin(node: Node): void {
-    this.e.pending = 0;
-    this.e.state = unknownFlags(node.asksFlags);
+    this.e.path = unknownPath(node.asksFlags);
   }
 
   private within(node: Node, meeting: number): void {
@@ -89,17 +88,15 @@ class Generator {
     block.instructions.forEach((instruction, n) => e.emit(instruction, block.offsets[n], node.unseenFlags[n]));
     switch (block.how) {
       case "indirect": {
-        const { state, pending } = e;
+        const { path } = e;
         successors.forEach((to, n) => {
           if (to === null) return;
           f.plainIf(e.exitRip.sub(e.page).eq(block.successors[n]), () => {
-            e.state = state;
-            e.pending = pending;
+            e.path = path;
             this.edge(node, to, block.successors[n]);
           });
         });
-        e.state = state;
-        e.pending = pending;
+        e.path = path;
         return e.leaveForExit();
       }
       case "stop":
@@ -107,15 +104,14 @@ class Generator {
       case "jump":
         return this.edge(node, successors[0], block.successors[0]);
       case "branch": {
-        const { state, pending } = e;
+        const { path } = e;
         const to = (n: number) => {
           // On to the next copy of a loop's only block: the budget and what waits are looked at after the last.
           if (successors[n] === node && copy + 1 < node.copies) return this.block(node, copy + 1);
           this.edge(node, successors[n], block.successors[n]);
         };
         f.plainIf(e.taken!, () => to(0), () => {
-          e.state = state;
-          e.pending = pending;
+          e.path = path;
           to(1);
         });
       }

@@ -241,6 +241,73 @@ Deno.test("random loops that rewrite their own immediates, in both tiers", () =>
   }
 });
 
+/** Two singles or a double: zeros, denormals, the ends of the range, infinities, NaNs, and what is between. */
+const NUMBERS = [
+  ...[0n, 1n << 63n, 1n, 0x000f_ffff_ffff_ffffn, 0x0010_0000_0000_0000n, 0x7fef_ffff_ffff_ffffn, 0x7ffn << 52n],
+  ...[0x7ff8_0000_0000_0001n, 0x7ff0_0000_0000_0001n, 0x3ff0_0000_0000_0000n, 0xc008_0000_0000_0000n],
+  ...[0x2010_0000_0000_0000n, 0x6000_0000_0000_0000n, 0x3f80_0000_0000_0001n, 0x0000_0001_0080_0000n],
+  ...[0x8000_0000_7f80_0000n, 0x3fff_ffff_3f80_0001n, 0x0000_0000_007f_ffffn],
+];
+
+/** Two whose products are denormal, ones, a denormal one: what shows a denormal operand that was overlooked. */
+const SMALL = [0x1ff0_0000_1f80_0000n, 0x9ff8_0000_1fa0_0000n, 0x3ff0_0000_3f80_0000n, 0x0008_0000_0040_0000n];
+
+/** Scalar arithmetic on a few XMM registers, into which numbers from general ones come again and again. */
+function scalarArithmetic(random: Random): number[] {
+  const code: number[] = [];
+  // mov r8 to r15, imm64
+  for (let register = 0; register < 8; register++) {
+    const numbers = random.below(2) ? SMALL : NUMBERS;
+    const number = random.below(4) ? numbers[random.below(numbers.length)] : random.wide();
+    code.push(0x49, 0xb8 + register, ...u32(Number(number & 0xffff_ffffn)), ...u32(Number(number >> 32n)));
+  }
+  // mov dword [rsp - 8], imm32; ldmxcsr [rsp - 8]; mostly with PE set, so that plain operations are right
+  const mxcsr = [0x1f80, 0x1fa0 | 0x8040, 0x5fa0][random.below(12)] ?? 0x1fa0;
+  code.push(0xc7, 0x44, 0x24, 0xf8, ...u32(mxcsr), 0x0f, 0xae, 0x54, 0x24, 0xf8);
+  for (let n = 8 + random.below(24); n > 0; n--) {
+    const operands = random.below(4) << 3 | random.below(4);
+    const prefix = 0xf2 + random.below(2);
+    const kind = random.below(12);
+    // movq xmm, r8 to r15
+    if (kind < 2) code.push(0x66, 0x49, 0x0f, 0x6e, 0xc0 | (operands & 0x18) | random.below(8));
+    // movapd; unpcklpd; cvtsd2ss, cvtss2sd
+    else if (kind === 2) code.push(0x66, 0x0f, [0x28, 0x14][random.below(2)], 0xc0 | operands);
+    else if (kind === 3) code.push(prefix, 0x0f, 0x5a, 0xc0 | operands);
+    // stmxcsr [rbx + n]; ldmxcsr [rsp - 8]: flags stay up otherwise
+    else if (kind < 6) code.push(0x0f, 0xae, 0x5b, random.below(32) * 4, 0x0f, 0xae, 0x54, 0x24, 0xf8);
+    else {
+      // sqrt, add, mul, sub, div; of memory seldom
+      const opcode = [0x51, 0x58, 0x59, 0x5c, 0x5e][random.below(5)];
+      if (random.below(8)) code.push(prefix, 0x0f, opcode, 0xc0 | operands);
+      else code.push(prefix, 0x0f, opcode, 0x43 | (operands & 0x18), random.below(16) * 8);
+    }
+  }
+  return code;
+}
+
+Deno.test("a denormal number that arithmetic gives is noticed when it is used, in a region", () => {
+  for (const prefix of [0xf2, 0xf3]) {
+    // mov r8, SMALL[0]; mov r9, SMALL[2]
+    const code = [0x49, 0xb8, ...u32(0x1f80_0000), ...u32(0x1ff0_0000), 0x49, 0xb9, ...u32(0x3f80_0000)];
+    // mov dword [rsp - 8], 1fa0; ldmxcsr [rsp - 8]; movq xmm0, r8; movq xmm1, r9
+    code.push(...u32(0x3ff0_0000), 0xc7, 0x44, 0x24, 0xf8, ...u32(0x1fa0), 0x0f, 0xae, 0x54, 0x24, 0xf8);
+    code.push(0x66, 0x49, 0x0f, 0x6e, 0xc0, 0x66, 0x49, 0x0f, 0x6e, 0xc9);
+    // mul xmm0, xmm0; stmxcsr [rbx]; add xmm1, xmm0; stmxcsr [rbx + 4]
+    code.push(prefix, 0x0f, 0x59, 0xc0, 0x0f, 0xae, 0x1b, prefix, 0x0f, 0x58, 0xc8, 0x0f, 0xae, 0x5b, 4);
+    compare(looped(code, settings[0]), 1, "denormal", 30);
+    const [before, after] = [0, 4].map((offset) => compiler.view.getUint32(Place.DATA + offset, true) & 2);
+    assert.deepEqual([before, after], [0, 2], "DE");
+  }
+});
+
+Deno.test("random scalar arithmetic in both tiers, with denormal numbers among others", () => {
+  const seeds = Number(Deno.env.get("HV_JIT_CASES") ?? 300);
+  const first = Number(Deno.env.get("HV_JIT_SEED") ?? 1);
+  for (let seed = first; seed < first + seeds; seed++) {
+    compare(looped(scalarArithmetic(new Random(seed)), settings[0]), seed, `arithmetic of seed ${seed}`, 30);
+  }
+});
+
 Deno.test("an exception of an SSE or MMX instruction finds the flags set before it in a region", () => {
   const handler = 0x3000;
   for (const rig of [interpreter, compiler]) {

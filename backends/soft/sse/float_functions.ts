@@ -4,7 +4,7 @@
  *
  * The fast path is the plain Wasm operation. It is right when all exceptions are masked, rounding is to nearest, DAZ
  * and FTZ are off, the precision flag is up already, no operand is denormal and the result is an ordinary number:
- * {@link FAST_MXCSR}. Everything else comes here: operands go to 80 bits, the operation is done there with truncation,
+ * {@link State.SSE_PLAIN}. Everything else comes here: operands go to 80 bits, the operation is done there with truncation,
  * a lost remainder sets the lowest bit ("round to odd", of 64 where 53 are kept), and one rounding to the format
  * follows.
  */
@@ -52,8 +52,22 @@ export const Mxcsr = {
 const FLAGS = 0x3f;
 
 /** What MXCSR is, apart from the flags IE DE ZE OE UE, when plain operations are right. */
-export const FAST_MXCSR = Mxcsr.MASKS | Mxcsr.PE;
-export const FAST_MXCSR_MASK = 0xffe0;
+const FAST_MXCSR = Mxcsr.MASKS | Mxcsr.PE;
+const FAST_MXCSR_MASK = 0xffe0;
+/** Place of the bit in {@link State.SSE_PLAIN}. */
+export const PLAIN_BIT = 30;
+
+/** Changes MXCSR. */
+export function setMxcsr(f: CpuFunc, value: I32): void {
+  const mxcsr = f.i32(value);
+  f.set32(State.MXCSR, mxcsr);
+  f.set32(State.SSE_PLAIN, mxcsr.and(FAST_MXCSR_MASK).eq(FAST_MXCSR).shl(PLAIN_BIT));
+}
+
+/** {@link State.SSE_PLAIN} for a value of MXCSR. */
+export function plainFor(mxcsr: number): number {
+  return (mxcsr & FAST_MXCSR_MASK) === FAST_MXCSR ? 1 << PLAIN_BIT : 0;
+}
 
 /** Numbers of operations. */
 export const FloatOp = { ADD: 0, SUB: 1, MUL: 2, DIV: 3, SQRT: 4, MIN: 5, MAX: 6, ADDSUB: 7 } as const;
@@ -250,12 +264,12 @@ export function defineFloatFunctions(module: Module, target: Target): void {
     const control = f.i32(mxcsr(f));
     const unmasked = f.i32(flags.and(control.shrU(7).xor(-1)).and(FLAGS));
     f.if(unmasked.eqz(), () => {
-      f.set32(State.MXCSR, control.or(flags));
+      setMxcsr(f, control.or(flags));
       f.return();
     });
     // IE, DE and ZE are known before anything is computed: the others are not even looked for then.
     const before = Mxcsr.IE | Mxcsr.DE | Mxcsr.ZE;
-    f.set32(State.MXCSR, control.or(select(unmasked.and(before), flags.and(before), flags as I32)));
+    setMxcsr(f, control.or(select(unmasked.and(before), flags.and(before), flags as I32)));
     f.do(
       raise,
       select(f.s64(State.CR4).i32().has(CR4.OSXMMEXCPT), i32(Vector.XM), i32(Vector.UD)),
@@ -498,7 +512,7 @@ function defineFormat(
     flushOperand(f, format, a);
     const control = select(truncated, i32(TRUNCATE), rounding(f));
     // The common case: a number well within the range, and the loss of its fraction is already known.
-    f.if(mxcsr(f).and(FAST_MXCSR_MASK).eq(FAST_MXCSR), () => {
+    f.if(f.s32(State.SSE_PLAIN), () => {
       const limit = BigInt(bits === 64 ? 1023 + 30 : 127 + 30) << BigInt(format.fraction);
       f.if(absolute(format, a).ltU(limit), () => {
         const x = bits === 64 ? f.f64(a.bitsF64()) : f.f64(a.i32().bitsF32().f64());
