@@ -6,7 +6,7 @@
  * Each disk is booted to its login prompt on both in turns, one vCPU, QEMU with the same kernel, initrd and command line
  * (q35, direct kernel). CPU seconds, user and system, of all threads from the process's start to the prompt. At hv's
  * prompt /proc tells what is resident apart from the guest's RAM, which is a part of one mapping: its pages are counted
- * in /proc/PID/pagemap. Then it idles for `--idle` seconds (10 s after the prompt), what is resident is looked at again,
+ * in /proc/PID/pagemap. Then it idles for `--idle` seconds (30 s after the prompt), what is resident is looked at again,
  * and it writes a file of 1 MB to its serial port. Needs qemu-system-x86_64.
  */
 import { parseArgs } from "node:util";
@@ -96,7 +96,7 @@ async function run(argv: string[], memory: number, ours: boolean): Promise<Run> 
   const own = ownMemory();
   let idle = 0;
   if (Number(values.idle) > 0) {
-    await use(pid, 10);
+    await use(pid, 30);
     idle = await use(pid, Number(values.idle));
   }
   const rested = ownMemory();

@@ -19,6 +19,7 @@ import { defineWideArithmetic } from "./isa/wide.ts";
 import { defineFloatingPoint } from "./sse/define.ts";
 import { transcendentalImport } from "./x87/import.ts";
 import { collectAll } from "./collect.ts";
+import { releasePages } from "./host_memory.ts";
 import { DEFAULT_THRESHOLD, NEVER, RegionJit } from "./jit/compile.ts";
 import { Lockstep, type RegionFunction } from "./jit/lockstep.ts";
 import {
@@ -77,6 +78,7 @@ const VCPU_CODE = 64 << 20;
 /** Code and caches of one vCPU. */
 export class Core implements HandlerSource {
   readonly exports: Exports;
+  private readonly memory: WebAssembly.Memory;
   private readonly layout: Layout;
   private readonly base: number;
   private readonly view: DataView;
@@ -113,6 +115,7 @@ export class Core implements HandlerSource {
 
   constructor(memories: Memories, layout: Layout, index: number, imports: Imports, shadow?: Shadow) {
     const memory = memories.own;
+    this.memory = memory;
     this.layout = layout;
     this.base = layout.cpuBase(index);
     this.view = new DataView(memory.buffer);
@@ -270,8 +273,9 @@ export class Core implements HandlerSource {
   }
 
   /**
-   * To be called when there is time: gives back the memory that decoding and compiling needed for a while, once the
-   * guest has rested. Not right behind a boot: who waited for a prompt goes on then, or stops the machine.
+   * To be called between two runs when there is time: gives back the memory that decoding and compiling needed for a
+   * while, and that of decoded blocks, once the guest has rested. Not right behind a boot: who waited for a prompt goes
+   * on then, or stops the machine.
    * @param now milliseconds on any scale that does not go back
    * @returns whether that took time
    */
@@ -284,6 +288,8 @@ export class Core implements HandlerSource {
     if (now - this.restSince < REST) return false;
     this.decodedBlocks = 0;
     this.restBlocks = 0;
+    this.dropBlocks();
+    releasePages(this.memory, this.nextBlock, CpuArea.BLOCKS_BYTES);
     collectAll();
     return true;
   }

@@ -1,12 +1,21 @@
 /** What a boot's decoding leaves in V8's heap is given back. */
 import assert from "node:assert/strict";
 import { getHeapSpaceStatistics } from "node:v8";
+import { needs } from "../../tests/skip.ts";
 import { Rig, State } from "./jit/rig.ts";
 import { settings, stateFor } from "./jit/setting.ts";
+import { CpuArea } from "./layout.ts";
 
 /** Bytes of V8's young generation in this thread. */
 function youngGeneration(): number {
   return getHeapSpaceStatistics().find(({ space_name }) => space_name === "new_space")!.space_size;
+}
+
+/** Whether nothing stands where the first blocks did. */
+function blocksAreZero(rig: Rig): boolean {
+  const { core } = rig.vcpu;
+  const at = core["base"] + CpuArea.BLOCKS;
+  return core["bytes"].subarray(at, at + 65536).every((byte) => byte === 0);
 }
 
 /** Blocks of two instructions, each once: nop; jmp to the next, which ends the run after the last. */
@@ -40,4 +49,20 @@ Deno.test("soft: a vCPU that has time gives back the memory that decoding needed
   const grown = youngGeneration();
   assert.equal(core.tidy(20_000), false);
   assert.ok(youngGeneration() >= grown && kept.length > 0);
+});
+
+const name = "soft: decoded blocks are given back to the host, and decoded anew when they run again";
+Deno.test({
+  name,
+  ignore: needs(Deno.build.os === "linux", name, "only Linux is told of pages that are not needed (madvise)"),
+  fn: () => {
+    const rig = new Rig(-1);
+    decodeBlocks(rig, 60_000);
+    assert.equal(blocksAreZero(rig), false);
+    rig.vcpu.core.tidy(0);
+    assert.equal(rig.vcpu.core.tidy(6000), true);
+    assert.equal(blocksAreZero(rig), true);
+    decodeBlocks(rig, 60_000);
+    assert.equal(blocksAreZero(rig), false);
+  },
 });
