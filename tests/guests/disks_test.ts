@@ -14,6 +14,7 @@ import { copyDisk } from "./image.ts";
 import { qemuGuest, qemuProgram } from "./qemu.ts";
 import { loginWritePoweroff, proveWritten } from "./session.ts";
 
+/** @param seconds the longest wait for the guest: QEMU's CPU is slow where the machine is busy with other things */
 async function bootAndWrite(pristine: string, seconds: number): Promise<void> {
   const image = await Deno.makeTempFile({ prefix: "hv-disk-", suffix: ".img" });
   try {
@@ -39,7 +40,7 @@ const debian = apt && Deno.uid() === 0 && which("mmdebstrap") !== null;
 Deno.test({
   name: "the demo disk boots under QEMU to a login, writes, powers off, and is clean",
   ignore: needs(qemu && apt, "demo disk under QEMU", "needs apt and Debian's qemu-system-x86"),
-  fn: async () => await bootAndWrite(await demoDisk(), 60),
+  fn: async () => await bootAndWrite(await demoDisk(), 240),
 });
 
 Deno.test({
@@ -49,7 +50,7 @@ Deno.test({
     "Debian disk under QEMU",
     "needs root, apt, Debian's mmdebstrap and qemu-system-x86",
   ),
-  fn: async () => await bootAndWrite(await debianDisk(), 120),
+  fn: async () => await bootAndWrite(await debianDisk(), 1500),
 });
 
 Deno.test({
