@@ -94,18 +94,29 @@ for (const backend of backends) {
     });
 
     await t.step("clocks do not drift under load", async () => {
-      const uptime = async () => {
+      const ask = async () => {
         const from = seconds();
-        const value = Number((await shell.run("cat /proc/uptime")).split(" ")[0]);
-        return { guest: value, host: (from + seconds()) / 2 };
+        const guest = Number((await shell.run("cat /proc/uptime")).split(" ")[0]);
+        return { guest, from, to: seconds() };
+      };
+      // The guest looked at some time between the question and the answer: the quickest of ten says it best.
+      const uptime = async () => {
+        let best = await ask();
+        for (let i = 1; i < 10; i++) {
+          const next = await ask();
+          if (next.to - next.from < best.to - best.from) best = next;
+        }
+        return best;
       };
       await shell.run("(while :; do md5sum /bin/busybox; done >/dev/null) & echo $! >/tmp/load");
       const first = await uptime();
       await pause(10);
       const last = await uptime();
       await shell.run("kill $(cat /tmp/load)");
-      const drift = (last.guest - first.guest) / (last.host - first.host) - 1;
-      assert.ok(Math.abs(drift) < 0.02, `the guest's clock runs ${(drift * 100).toFixed(2)} % off`);
+      const guest = last.guest - first.guest;
+      const [least, most] = [last.from - first.to, last.to - first.from];
+      const words = `${guest.toFixed(2)} s in the guest are ${least.toFixed(2)} to ${most.toFixed(2)} s here`;
+      assert.ok(guest > 0.98 * least && guest < 1.02 * most, words);
       const now = () => Date.now() / 1000;
       const before = now();
       const date = Number(await shell.run("date +%s"));
