@@ -36,11 +36,12 @@ export class Program {
     await this.writer.close();
   }
 
-  /** Waits until the program has said `text`, on either stream. */
-  async said(text: string, seconds = 20): Promise<void> {
+  /** Waits until the program has said `words`, on either stream. */
+  async said(words: string | RegExp, seconds = 20): Promise<void> {
     const deadline = Date.now() + seconds * 1000;
-    while (!this.out.includes(text) && !this.error.includes(text)) {
-      if (this.ended || Date.now() > deadline) throw new Error(`'${text}' did not come: ${this.out}\n${this.error}`);
+    const has = (text: string) => typeof words === "string" ? text.includes(words) : words.test(text);
+    while (!has(this.out) && !has(this.error)) {
+      if (this.ended || Date.now() > deadline) throw new Error(`'${words}' did not come: ${this.out}\n${this.error}`);
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }
