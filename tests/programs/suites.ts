@@ -4,6 +4,7 @@
  *
  *   deno run -A tests/programs/suites.ts [sqlite|openssl]... [--short] [--backend NAME] [--cpus N]
  */
+import { relative } from "node:path";
 import type { BackendName } from "../../core/hypervisor.ts";
 import { cached, digest, ROOT } from "../guests/cache.ts";
 import { text, tool } from "../guests/command.ts";
@@ -65,7 +66,7 @@ async function built(name: string, disk: ProgramsDisk): Promise<string> {
   const script = await Deno.readTextFile(`${BUILDS}/${name}.sh`);
   const source = await sourcePackage(SUITE[name].source);
   const { version } = await packageVersion(SUITE[name].source);
-  const key = `programs/${name}_${version}_${await digest(script, disk.tree)}.img`.replaceAll(":", ".");
+  const key = `programs/${name}_${version}_${await digest(script, relative(ROOT, disk.tree))}.img`.replaceAll(":", ".");
   return await cached(key, async (image, step) => {
     const work = `${image}.work`;
     try {
