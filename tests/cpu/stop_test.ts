@@ -12,8 +12,10 @@ const WORK = {
   "HLT": 4,
   "code that rewrites itself": 5,
 };
-/** Milliseconds from the second Ctrl-C until the process is gone. */
+/** Milliseconds from the second Ctrl-C until the process is gone, on a machine with nothing else to do. */
 const STOP_WITHIN = 100;
+/** On any machine: of the time from hv's start until the guest runs, which is some half a second on such a one. */
+const STOP_SHARE = 1 / 6;
 const FLAGS = ["-m64", "-no-pie", "-nostdlib", "-static", "-Wl,-Ttext=0x100000,--build-id=none,-e,start"];
 const SOURCE = `${ROOT}/tests/cpu/system_guest/busy.S`;
 
@@ -59,10 +61,12 @@ async function untilItRuns(child: Deno.ChildProcess): Promise<boolean> {
   return true;
 }
 
-/** Milliseconds that two Ctrl-C take to end a guest. */
-async function interruptTwice(kernel: string): Promise<number> {
+/** Milliseconds that two Ctrl-C take to end a guest, and how many it may be. */
+async function interruptTwice(kernel: string): Promise<{ time: number; most: number }> {
+  const began = performance.now();
   const child = hv(kernel, "--memory", "1200M", "--timeout", "60s");
   if (!await untilItRuns(child)) throw new Error(`the guest did not start: ${await new Response(child.stderr).text()}`);
+  const came = performance.now() - began;
   await new Promise((resolve) => setTimeout(resolve, 500));
   child.kill("SIGINT");
   // The first one presses the power button, which these guests do not hear.
@@ -72,7 +76,7 @@ async function interruptTwice(kernel: string): Promise<number> {
   await child.status;
   const time = performance.now() - start;
   await child.stderr.cancel();
-  return time;
+  return { time, most: Math.max(STOP_WITHIN, STOP_SHARE * came) };
 }
 
 const compiles = which("gcc") !== null && Deno.build.arch === "x86_64";
@@ -84,11 +88,13 @@ for (const [name, work] of Object.entries(WORK)) {
     ignore,
     fn: async () => {
       const kernel = await build(work);
-      const times: number[] = [];
+      const tries: { time: number; most: number }[] = [];
+      const good = () => tries.some(({ time, most }) => time < most);
       // A machine that does other things delays everything: the best of three is ours.
-      while (times.length < 3 && !times.some((time) => time < STOP_WITHIN)) times.push(await interruptTwice(kernel));
-      console.log(`${name}: ${times.map((time) => `${time.toFixed(0)} ms`).join(", ")}`);
-      assert.ok(times.some((time) => time < STOP_WITHIN), `stopped after ${times.map(Math.round)} ms`);
+      while (tries.length < 3 && !good()) tries.push(await interruptTwice(kernel));
+      const words = tries.map(({ time, most }) => `${time.toFixed(0)} ms of ${most.toFixed(0)}`).join(", ");
+      console.log(`${name}: ${words}`);
+      assert.ok(good(), `stopped after ${words}`);
     },
   });
 }
