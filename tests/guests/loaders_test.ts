@@ -223,8 +223,9 @@ async function physicalVolume(path: string): Promise<void> {
   }
   const loop = (await text(["losetup", "-f", "--show", path])).trim();
   try {
-    await tool([lvm, "pvcreate", "-y", loop]);
-    await tool([lvm, "vgcreate", "hv-test-vg", loop]);
+    // Of all block devices this one only: others may hold a group of that name, of a run at the same time, or killed.
+    await tool([lvm, "pvcreate", "--devices", loop, "-y", loop]);
+    await tool([lvm, "vgcreate", "--devices", loop, "hv-test-vg", loop]);
   } finally {
     await tool(["losetup", "-d", loop]);
   }
