@@ -52,16 +52,24 @@ export async function fuzz(first: number, count: number): Promise<FuzzOutcome> {
   let seen = -1;
   let since = performance.now();
   let asked = 0;
+  let askedSeed = -1;
+  const caseIsOver = () => {
+    const time = performance.now() - asked;
+    if (asked && time > slowest) [slowest, slowestSeed] = [time, askedSeed];
+    asked = 0;
+  };
   const watch = setInterval(() => {
     const now = performance.now();
     const runs = Atomics.load(words, FuzzWord.RUNS);
     if (runs !== seen) {
-      if (asked && now - asked > slowest) [slowest, slowestSeed] = [now - asked, words[FuzzWord.SEED] - 1];
+      caseIsOver();
       seen = runs;
       since = now;
-      asked = 0;
+    } else if (runs === 0) {
+      // The Worker is still being made: that is no case's time.
     } else if (!asked && now - since > CASE_TIME) {
       asked = now;
+      askedSeed = Atomics.load(words, FuzzWord.SEED);
       Atomics.store(words, FuzzWord.STOP, 1);
       partition.interruptVcpu(0);
     } else if (asked && Atomics.load(words, FuzzWord.SEED) >= 0 && now - asked > HUNG) {
@@ -70,7 +78,9 @@ export async function fuzz(first: number, count: number): Promise<FuzzOutcome> {
     }
   }, 1);
   try {
-    return { ...await finished, slowest, slowestSeed, hung };
+    const report = await finished;
+    caseIsOver();
+    return { ...report, slowest, slowestSeed, hung };
   } finally {
     clearInterval(watch);
     worker.terminate();
