@@ -103,9 +103,9 @@ const CONFORMANCE = "HV_CONFORMANCE_TIMEOUT=60 deno run -A tests/conformance/run
 
 /** All of them, the short ones first. */
 export const suites: readonly Suite[] = [
-  script("the KVM backend's own tests, kvm-amd", "deno test -A --no-check backends/kvm", 120),
+  script("the KVM backend's own tests, kvm-amd", "deno test -A --no-check backends/kvm", 240),
   script("conformance, kvm-amd with nested paging", CONFORMANCE, 480),
-  boot("hv boots the demo disk, kvm-amd with nested paging", demoDisk, 90, { file: true, args: "--memory 256M" }),
+  boot("hv boots the demo disk, kvm-amd with nested paging", demoDisk, 300, { file: true, args: "--memory 256M" }),
   script("conformance, kvm-amd with shadow paging", CONFORMANCE, 400, { long: true, kvm: "shadow" }),
   boot("hv boots the demo disk, kvm-amd with shadow paging", demoDisk, 300, {
     long: true,

@@ -91,7 +91,7 @@ export const windowsSuites: readonly WindowsSuite[] = [
     name: "unit tests on deno.exe",
     run: async (wine) => {
       const { code, output } = await wine.deno(["test", "-A", "--no-check", ...UNIT_TESTS], {
-        seconds: 240,
+        seconds: 600,
       });
       return show(output, code);
     },
