@@ -9,7 +9,8 @@ import type { Ending, Terminal } from "./terminal.ts";
  * @returns how the hypervisor ended
  */
 export async function loginWritePoweroff(terminal: Terminal, seconds: number): Promise<Ending> {
-  await terminal.expect(/login: $/, seconds);
+  // Not at the end of the output: a message of the kernel's may stand behind it.
+  await terminal.expect(/login: /, seconds);
   await terminal.sendLine("root");
   // Not up to the end of the output: busybox's shell asks the terminal for its cursor after the prompt (ESC [6n).
   await terminal.expect(/[~\w]# /, seconds);

@@ -264,7 +264,7 @@ export const windowsSuites: readonly WindowsSuite[] = [
         }
         {
           await using terminal = start();
-          await terminal.expect(/login: $/, 600);
+          await terminal.expect(/login: /, 600);
           await terminal.sendLine("root");
           await terminal.expect(/[~\w]# /, 120);
           await terminal.sendLine("echo kept > /root/kept; sync; echo syn''ced; while :; do date >> /root/more; done");
