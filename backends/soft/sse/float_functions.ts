@@ -3,10 +3,10 @@
  * DAZ, FTZ and unmasked exceptions (SDM vol. 1, chapter 11 and appendix E).
  *
  * The fast path is the plain Wasm operation. It is right when all exceptions are masked, rounding is to nearest, DAZ
- * and FTZ are off, the precision flag is up already, no operand is denormal and the result is an ordinary number:
- * {@link State.SSE_PLAIN}. Everything else comes here: operands go to 80 bits, the operation is done there with truncation,
- * a lost remainder sets the lowest bit ("round to odd", of 64 where 53 are kept), and one rounding to the format
- * follows.
+ * and FTZ are off and the precision flag is up already ({@link State.SSE_PLAIN}), no operand is denormal and the result
+ * is well within the range. Everything else comes here: operands go to 80 bits, the operation is done there with
+ * truncation, a lost remainder sets the lowest bit ("round to odd", of 64 where 53 are kept), and one rounding to the
+ * format follows.
  */
 import { type CpuFunc, declare, defineCpuFunction, type Target } from "../cpu_function.ts";
 import { raise, Vector } from "../emitter.ts";
