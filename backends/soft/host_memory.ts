@@ -22,21 +22,26 @@ export function adviseHugePages(memory: WebAssembly.Memory): void {
   advise(memory, 0, memory.buffer.byteLength, MADV_HUGEPAGE);
 }
 
-/** Gives pages of the memory back to the host, which reads them as zeroes or as they were. */
+/** Makes pages of the memory zeroes, and gives them back to the host where it takes them. */
 export function releasePages(memory: WebAssembly.Memory, offset: number, bytes: number): void {
-  advise(memory, offset, bytes, MADV_DONTNEED);
+  if (!advise(memory, offset, bytes, MADV_DONTNEED)) new Uint8Array(memory.buffer, offset, bytes).fill(0);
 }
 
-/** madvise(2) of a part of the memory that begins and ends with a page. */
-function advise(memory: WebAssembly.Memory, offset: number, bytes: number, advice: number): void {
-  if (Deno.build.os !== "linux") return;
+/** Whether this host takes pages back. */
+export const TAKES_PAGES = Deno.build.os === "linux";
+
+/** madvise(2) of a part of the memory that begins and ends with a page; false where nothing came of it. */
+function advise(memory: WebAssembly.Memory, offset: number, bytes: number, advice: number): boolean {
+  if (Deno.build.os !== "linux") return false;
   const address = hostAddress(memory.buffer, offset);
-  if (address === 0) return;
+  if (address === 0) return false;
   try {
     const libc = Deno.dlopen("libc.so.6", { madvise: { parameters: ["usize", "usize", "i32"], result: "i32" } });
-    libc.symbols.madvise(BigInt(address), BigInt(bytes), advice);
+    const result = libc.symbols.madvise(BigInt(address), BigInt(bytes), advice);
     libc.close();
+    return result === 0;
   } catch {
     // No glibc here.
+    return false;
   }
 }

@@ -15,7 +15,7 @@ import type {
   WakerHandle,
 } from "../../core/hypervisor.ts";
 import { checkRegion } from "../memory_region.ts";
-import { adviseHugePages, hostAddress } from "./host_memory.ts";
+import { adviseHugePages, hostAddress, releasePages, TAKES_PAGES } from "./host_memory.ts";
 import { inWasmPages, type Layout, layoutFor, type Memories, PageAttribute, Shared } from "./layout.ts";
 import { Mailbox } from "./mailbox.ts";
 import { layoutWithSandbox, testMode, writeTestMode } from "./test_mode.ts";
@@ -27,7 +27,9 @@ export class SoftPartition implements Partition {
   readonly controllers: PlatformControllers = { localApic: false, ioApic: false, pit: false, paravirtualClock: false };
   readonly interrupts = NOT_OURS;
   readonly doorbells = null;
-  readonly releaseMemory = null;
+  readonly releaseMemory = TAKES_PAGES
+    ? (offset: number, length: number): void => releasePages(this.memories.ram, this.layout.ramBase + offset, length)
+    : null;
   readonly dirtyPages: DirtyPages;
   readonly layout: Layout;
   private readonly config: PartitionConfig;
@@ -159,8 +161,11 @@ export class SoftPartition implements Partition {
   }
 
   close(): void {
+    if (!this.isMaker) return;
     // Whoever made the partition ends it: vCPUs that still run come out, and stay out.
-    if (this.isMaker) this.mailbox.close();
+    this.mailbox.close();
+    // Now, not when no one holds this any more and V8 has collected it.
+    if (TAKES_PAGES) releasePages(this.memories.ram, this.layout.ramBase, inWasmPages(this.layout.ram));
   }
 }
 

@@ -1,7 +1,8 @@
-/** What a boot's decoding leaves in V8's heap is given back. */
+/** Memory is given back: what a boot's decoding leaves, and the guest's. */
 import assert from "node:assert/strict";
 import { getHeapSpaceStatistics } from "node:v8";
 import { needs } from "../../tests/skip.ts";
+import { TAKES_PAGES } from "./host_memory.ts";
 import { Rig, State } from "./jit/rig.ts";
 import { settings, stateFor } from "./jit/setting.ts";
 import { CpuArea } from "./layout.ts";
@@ -51,10 +52,23 @@ Deno.test("soft: a vCPU that has time gives back the memory that decoding needed
   assert.ok(youngGeneration() >= grown && kept.length > 0);
 });
 
+const LINUX = "only Linux is told of pages that are not needed (madvise)";
+const closing = "soft: a partition that is closed gives the guest's memory back, although it is still held";
+Deno.test({
+  name: closing,
+  ignore: needs(TAKES_PAGES, closing, LINUX),
+  fn: () => {
+    const rig = new Rig(-1);
+    rig.bytes.fill(0xee);
+    rig.partition.close();
+    assert.ok(rig.bytes.every((byte) => byte === 0));
+  },
+});
+
 const name = "soft: decoded blocks are given back to the host, and decoded anew when they run again";
 Deno.test({
   name,
-  ignore: needs(Deno.build.os === "linux", name, "only Linux is told of pages that are not needed (madvise)"),
+  ignore: needs(TAKES_PAGES, name, LINUX),
   fn: () => {
     const rig = new Rig(-1);
     decodeBlocks(rig, 60_000);
