@@ -47,8 +47,9 @@ export function cpuid(leaf: number, subleaf: number, context: CpuidContext, out:
       // BHI_CTRL: there is no branch history to poison, so the kernel need not clear it at every system call.
       if (subleaf === 2) return set(0, 0, 0, bits(4));
       if (subleaf !== 0) return;
-      // FSGSBASE SMEP INVPCID SMAP SHA; EDX: ARCH_CAPABILITIES, IBRS.
-      return set(2, bits(0, 7, 10, 20, 29), 0, bits(26, 29));
+      // FSGSBASE TSC_ADJUST SMEP INVPCID SMAP SHA; EDX: ARCH_CAPABILITIES, IBRS. With TSC_ADJUST Linux trusts an
+      // invariant TSC: its watchdog takes a host that is busy between two reads of the HPET for a TSC that is not.
+      return set(2, bits(0, 1, 7, 10, 20, 29), 0, bits(26, 29));
     case 0xb:
       if (subleaf === 0) return set(0, 1, 0x100, context.index);
       if (subleaf === 1) {

@@ -166,6 +166,7 @@ const OTHERS: readonly (readonly [name: string, bit: Bit])[] = [
   ["TSC deadline", bit1c(24)],
   ["CR4.OSXSAVE", bit1c(27)],
   ["hypervisor", bit1c(31)],
+  ["IA32_TSC_ADJUST", bit7b(1)],
   ["SMEP", bit7b(7)],
   ["IBRS and IBPB: IA32_SPEC_CTRL, IA32_PRED_CMD", bit7d(26)],
   ["IA32_ARCH_CAPABILITIES", bit7d(29)],

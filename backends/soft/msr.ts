@@ -11,6 +11,8 @@ export interface MsrContext {
 
 const base = (segment: number) => State.SEGMENTS + segment * Segment.BYTES + Segment.BASE;
 
+/** What the guest has added to its TSC, by writing to this or to the TSC (SDM vol. 3, 18.17.3). */
+export const TSC_ADJUST = 0x3b;
 export const SPEC_CTRL = 0x48;
 /** IA32_SPEC_CTRL's bits that CPUID offers: IBRS and BHI_DIS_S (SDM vol. 4, table 2-2). */
 export const SPEC_CTRL_BITS = 0x401n;
@@ -67,7 +69,7 @@ export function readMsr(context: MsrContext, number: number): bigint | null {
   if (index === 0x10) {
     return BigInt.asUintN(64, BigInt(Math.floor(context.clock)) + state.getBigInt64(State.TSC_OFFSET, true));
   }
-  if (index === 0x3b) return BigInt.asUintN(64, state.getBigInt64(State.TSC_OFFSET, true));
+  if (index === TSC_ADJUST) return BigInt.asUintN(64, state.getBigInt64(State.TSC_OFFSET, true));
   return CONSTANTS.get(index) ?? null;
 }
 
@@ -105,7 +107,7 @@ export function writeMsr(
     state.setBigInt64(State.TSC_OFFSET, BigInt.asIntN(64, value - BigInt(Math.floor(context.clock))), true);
     return "done";
   }
-  if (index === 0x3b) {
+  if (index === TSC_ADJUST) {
     state.setBigInt64(State.TSC_OFFSET, BigInt.asIntN(64, value), true);
     return "done";
   }

@@ -7,7 +7,7 @@ import { soft } from "./hypervisor.ts";
 
 const RAM = 1 << 20;
 const CODE = 0x8000;
-const SPEC_CTRL = 0x48, PRED_CMD = 0x49;
+const TSC = 0x10, TSC_ADJUST = 0x3b, SPEC_CTRL = 0x48, PRED_CMD = 0x49;
 
 type Vcpu = ReturnType<ReturnType<typeof soft.createPartition>["createVcpu"]>;
 
@@ -73,6 +73,35 @@ Deno.test("soft: IA32_SPEC_CTRL keeps what CPUID offers, also in a state, and re
 Deno.test("soft: IA32_PRED_CMD takes a barrier and nothing else", () => {
   guest([...write(PRED_CMD, 1), HLT], (vcpu) => assert.equal(vcpu.run(), Exit.HALT));
   guest([...write(PRED_CMD, 2), HLT], (vcpu) => assert.equal(vcpu.run(), Exit.SHUTDOWN));
+});
+
+Deno.test("soft: IA32_TSC_ADJUST moves the TSC, follows what is written to it, and goes with a state", () => {
+  const moved = 0x10_0000;
+  // rdtsc before and after, and a TSC of 100 s; out 20h, eax
+  const tsc = [0x0f, 0x31, 0xe7, 0x20];
+  const code = [...tsc, ...read(TSC_ADJUST), ...write(TSC_ADJUST, moved), ...tsc, ...read(TSC_ADJUST)];
+  guest([...code, ...read(TSC_ADJUST), HLT], (vcpu) => {
+    const next = (from = vcpu) => {
+      assert.equal(from.run(), Exit.IO_WRITE);
+      return from.view.getUint32(from.dataOffset, true);
+    };
+    const before = next();
+    assert.equal(next(), 0, "ADJUST at reset");
+    const after = next();
+    assert.ok(((after - before) | 0) >= moved, `${before}, then ${after}`);
+    assert.equal(next(), moved);
+    const state = new ArrayBuffer(X64_STATE_BYTES);
+    vcpu.getState(state);
+    vcpu.setState(state);
+    assert.equal(next(), moved, "with a state");
+  });
+  guest([...write(TSC, 0x8000_0000), ...read(TSC_ADJUST), HLT], (vcpu) => {
+    const clock = performance.now();
+    assert.equal(vcpu.run(), Exit.IO_WRITE);
+    const adjust = vcpu.view.getUint32(vcpu.dataOffset, true);
+    // What the clock shows is what is missing.
+    assert.ok(adjust < 0x8000_0000 && adjust > 0x8000_0000 - (performance.now() + clock) * 1e6 - 1e9, `${adjust}`);
+  });
 });
 
 Deno.test("soft: the TSC does not go back from one vCPU to the next", () => {

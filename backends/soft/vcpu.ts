@@ -22,7 +22,7 @@ import { type Layout, type Memories, Reg, Seg, Segment, Shared, State } from "./
 import type { Mailbox } from "./mailbox.ts";
 import { KEY_LIMITED, KEY_SINGLE } from "./mode_key.ts";
 import { plainFor } from "./sse/float_functions.ts";
-import { readMsr, SPEC_CTRL, SPEC_CTRL_BITS, writeMsr } from "./msr.ts";
+import { readMsr, SPEC_CTRL, SPEC_CTRL_BITS, TSC_ADJUST, writeMsr } from "./msr.ts";
 
 /** Instructions between two looks at timers and requests, where no test wants others. */
 const BUDGET = 100_000;
@@ -722,9 +722,11 @@ export class SoftVcpu implements Vcpu {
       out.setInt32(X64.TSC_DEADLINE, this.msrValue[0], true);
       out.setInt32(X64.TSC_DEADLINE + 4, this.msrValue[1], true);
     }
-    out.setUint32(X64.OTHER_MSR_COUNT, 1, true);
+    out.setUint32(X64.OTHER_MSR_COUNT, 2, true);
     out.setUint32(X64.OTHER_MSRS, SPEC_CTRL, true);
     copy(X64.OTHER_MSRS + 8, State.SPEC_CTRL);
+    out.setUint32(X64.OTHER_MSRS + 16, TSC_ADJUST, true);
+    copy(X64.OTHER_MSRS + 24, State.TSC_OFFSET);
     this.copyFpu(out, X64.XSAVE, true);
   }
 
@@ -759,7 +761,8 @@ export class SoftVcpu implements Vcpu {
     for (let i = 0; i < 6; i++) copy(State.DR + i * 8, X64.DR + i * 8);
     const tsc = BigInt(Math.floor(this.clock()));
     // The TSC counts from the machine's epoch, as local APICs of ours do. Only a state that clearly says otherwise moves
-    // it: 0 says nothing, and a difference below a second is the time that copying took.
+    // it: 0 says nothing, and a difference below a second is the time that copying took, unless IA32_TSC_ADJUST says how
+    // far the guest itself has moved it.
     const wanted = from.getBigInt64(X64.TSC, true);
     const difference = wanted - tsc;
     const told = wanted !== 0n && (difference > SECOND || difference < -SECOND);
@@ -767,8 +770,13 @@ export class SoftVcpu implements Vcpu {
     state.setBigUint64(State.SPEC_CTRL, 0n, true);
     for (let i = 0; i < Math.min(from.getUint32(X64.OTHER_MSR_COUNT, true), X64.MAX_OTHER_MSRS); i++) {
       const at = X64.OTHER_MSRS + i * 16;
-      if (from.getUint32(at, true) === SPEC_CTRL) {
+      const msr = from.getUint32(at, true);
+      if (msr === SPEC_CTRL) {
         state.setBigUint64(State.SPEC_CTRL, from.getBigUint64(at + 8, true) & SPEC_CTRL_BITS, true);
+      } else if (msr === TSC_ADJUST) {
+        const adjust = from.getBigInt64(at + 8, true);
+        const apart = difference - adjust;
+        if (wanted !== 0n && apart < SECOND && apart > -SECOND) state.setBigInt64(State.TSC_OFFSET, adjust, true);
       }
     }
     state.setInt32(State.SHADOW, from.getUint8(X64.INTERRUPT_SHADOW) & 3, true);
