@@ -19,7 +19,7 @@ import { defineWideArithmetic } from "./isa/wide.ts";
 import { defineFloatingPoint } from "./sse/define.ts";
 import { transcendentalImport } from "./x87/import.ts";
 import { collectAll } from "./collect.ts";
-import { releasePages, TAKES_PAGES } from "./host_memory.ts";
+import { releasePages } from "./host_memory.ts";
 import { DEFAULT_THRESHOLD, NEVER, RegionJit } from "./jit/compile.ts";
 import { Lockstep, type RegionFunction } from "./jit/lockstep.ts";
 import {
@@ -289,7 +289,7 @@ export class Core implements HandlerSource {
     this.decodedBlocks = 0;
     this.restBlocks = 0;
     this.dropBlocks();
-    if (TAKES_PAGES) releasePages(this.memory, this.nextBlock, CpuArea.BLOCKS_BYTES);
+    releasePages(this.memory, this.nextBlock, CpuArea.BLOCKS_BYTES);
     collectAll();
     return true;
   }

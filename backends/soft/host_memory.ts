@@ -22,17 +22,17 @@ export function adviseHugePages(memory: WebAssembly.Memory): void {
   advise(memory, 0, memory.buffer.byteLength, MADV_HUGEPAGE);
 }
 
-/** Makes pages of the memory zeroes, and gives them back to the host where it takes them. */
-export function releasePages(memory: WebAssembly.Memory, offset: number, bytes: number): void {
-  if (!advise(memory, offset, bytes, MADV_DONTNEED)) new Uint8Array(memory.buffer, offset, bytes).fill(0);
+/** Gives pages of the memory back to the host, which reads them as zeroes then; false where it does not take them. */
+export function releasePages(memory: WebAssembly.Memory, offset: number, bytes: number): boolean {
+  return advise(memory, offset, bytes, MADV_DONTNEED);
 }
 
-/** Whether this host takes pages back. */
+/** Whether this host's system takes pages back: of others' madvise nothing is asked. */
 export const TAKES_PAGES = Deno.build.os === "linux";
 
 /** madvise(2) of a part of the memory that begins and ends with a page; false where nothing came of it. */
 function advise(memory: WebAssembly.Memory, offset: number, bytes: number, advice: number): boolean {
-  if (Deno.build.os !== "linux") return false;
+  if (!TAKES_PAGES) return false;
   const address = hostAddress(memory.buffer, offset);
   if (address === 0) return false;
   try {

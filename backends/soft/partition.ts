@@ -28,7 +28,11 @@ export class SoftPartition implements Partition {
   readonly interrupts = NOT_OURS;
   readonly doorbells = null;
   readonly releaseMemory = TAKES_PAGES
-    ? (offset: number, length: number): void => releasePages(this.memories.ram, this.layout.ramBase + offset, length)
+    ? (offset: number, length: number): void => {
+      const { ram } = this.memories;
+      const start = this.layout.ramBase + offset;
+      if (!releasePages(ram, start, length)) new Uint8Array(ram.buffer, start, length).fill(0);
+    }
     : null;
   readonly dirtyPages: DirtyPages;
   readonly layout: Layout;
@@ -165,7 +169,7 @@ export class SoftPartition implements Partition {
     // Whoever made the partition ends it: vCPUs that still run come out, and stay out.
     this.mailbox.close();
     // Now, not when no one holds this any more and V8 has collected it.
-    if (TAKES_PAGES) releasePages(this.memories.ram, this.layout.ramBase, inWasmPages(this.layout.ram));
+    releasePages(this.memories.ram, this.layout.ramBase, inWasmPages(this.layout.ram));
   }
 }
 
