@@ -21,7 +21,7 @@ import { Flag, FlagKind } from "./flags.ts";
 import { type Layout, type Memories, Reg, Seg, Segment, Shared, State } from "./layout.ts";
 import type { Mailbox } from "./mailbox.ts";
 import { KEY_LIMITED, KEY_SINGLE } from "./mode_key.ts";
-import { plainFor } from "./sse/float_functions.ts";
+import { loadMxcsr } from "./sse/float_functions.ts";
 import { readMsr, SPEC_CTRL, SPEC_CTRL_BITS, TSC_ADJUST, writeMsr } from "./msr.ts";
 
 /** Instructions between two looks at timers and requests, where no test wants others. */
@@ -681,7 +681,7 @@ export class SoftVcpu implements Vcpu {
     state.setBigUint64(State.MISC_ENABLE, 1n, true);
     state.setBigUint64(State.APIC_BASE, 0xfee0_0800n | (this.index === 0 ? 0x100n : 0n), true);
     state.setBigUint64(State.XCR0, 1n, true);
-    this.setMxcsr(0x1f80);
+    loadMxcsr(state, 0x1f80);
     state.setUint16(State.FCW, 0x40, true);
     state.setUint16(State.FTW, 0xffff, true);
     this.state.setUint32(State.TLB_FILLS, 0xffff_ffff, true);
@@ -828,17 +828,12 @@ export class SoftVcpu implements Vcpu {
     let tags = 0;
     for (let i = 0; i < 8; i++) if (!(abridged & (1 << i))) tags |= 3 << (2 * i);
     state.setUint16(State.FTW, tags, true);
-    this.setMxcsr(image.getUint32(at + 24, true) & 0xffff);
+    loadMxcsr(state, image.getUint32(at + 24, true) & 0xffff);
     for (let i = 0; i < 8; i++) {
       const to = State.X87 + ((newTop + i) & 7) * 16;
       for (let b = 0; b < 10; b++) state.setUint8(to + b, image.getUint8(at + 32 + i * 16 + b));
     }
     for (let b = 0; b < 256; b++) state.setUint8(State.XMM + b, image.getUint8(at + 160 + b));
-  }
-
-  private setMxcsr(value: number): void {
-    this.state.setUint32(State.MXCSR, value, true);
-    this.state.setUint32(State.SSE_PLAIN, plainFor(value), true);
   }
 
   failure(): VcpuFailure {

@@ -9,6 +9,7 @@ import {
   flagCompare,
   FloatOp,
   type Format,
+  isDenormal,
   packedCompare,
   packedOperation,
   PLAIN_BIT,
@@ -36,12 +37,6 @@ function isPlain(format: Format, v: I64): I32 {
   }
   const bits = v.i32().shl(1);
   return bits.sub(1).geU(Number((least(format) << 1n) - 1n)).and(bits.leU(Number(format.top << 1n) | 0));
-}
-
-/** Not denormal. */
-function isNotDenormal(format: Format, v: I64): I32 {
-  if (format === DOUBLE) return v.shl(1).sub(1).geU((least(format) << 1n) - 1n);
-  return v.i32().shl(1).sub(1).geU(Number((least(format) << 1n) - 1n));
 }
 
 /** What {@link F32} and {@link F64} have in common. */
@@ -97,19 +92,18 @@ function operand(e: Emitter, index: number, format: Format): { bits: I64; value:
  */
 const scalar = (format: Format, operation: number, plain: Plain): Emit => (e) => {
   const { f } = e;
-  const one = operation === FloatOp.SQRT;
+  const unary = operation === FloatOp.SQRT;
   const b = operand(e, 1, format);
-  const a = one ? b : operand(e, 0, format);
+  const a = unary ? b : operand(e, 0, format);
   const result = plain(a.value, b.value) as unknown as F64 | F32;
   const value = result instanceof F64 ? f.f64(result) : f.f32(result);
   const r = f.i64(value instanceof F64 ? value.bits() : value.bits().i64u());
   let sure = f.s32(State.SSE_PLAIN).and(middle(format, r));
   if (!e.isNormal(1, format.bits)) sure = sure.and(middle(format, b.bits));
-  if (!one && !e.isNormal(0, format.bits)) sure = sure.and(middle(format, a.bits));
+  if (!unary && !e.isNormal(0, format.bits)) sure = sure.and(middle(format, a.bits));
   f.if(sure.eqz(), () => {
     e.checked(r, f.call64(scalarOperation[format.bits], operation, a.bits, b.bits));
-    const normal = [a.bits, b.bits, r].map((v) => isNotDenormal(format, v)).reduce((x, y) => x.and(y));
-    e.leaveIfDenormal(normal.eqz());
+    e.leaveIfDenormal([a.bits, b.bits, r].map((v) => isDenormal(format, v)).reduce((x, y) => x.or(y)));
     f.set<F64 | F32>(value, format === DOUBLE ? r.bitsF64() : r.i32().bitsF32());
   });
   e.writeXmm(0, value instanceof F64 ? e.readXmm(0).withF64(0, value) : e.readXmm(0).withF32(0, value));
@@ -119,8 +113,8 @@ const scalar = (format: Format, operation: number, plain: Plain): Emit => (e) =>
 
 const simd = (format: Format) =>
   format === DOUBLE
-    ? { abs: Simd.F64X2_ABS, ge: Simd.F64X2_GE, le: Simd.F64X2_LE, eq: Simd.F64X2_EQ, lt: Simd.F64X2_LT }
-    : { abs: Simd.F32X4_ABS, ge: Simd.F32X4_GE, le: Simd.F32X4_LE, eq: Simd.F32X4_EQ, lt: Simd.F32X4_LT };
+    ? { abs: Simd.F64X2_ABS, ge: Simd.F64X2_GE, eq: Simd.F64X2_EQ, lt: Simd.F64X2_LT }
+    : { abs: Simd.F32X4_ABS, ge: Simd.F32X4_GE, eq: Simd.F32X4_EQ, lt: Simd.F32X4_LT };
 const constant = (format: Format, value: bigint) =>
   format === DOUBLE ? v128(value, value) : v128(value << 32n | value, value << 32n | value);
 const allTrue = (v: V128) => v.test(Simd.I8X16_ALL_TRUE);

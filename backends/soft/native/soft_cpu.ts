@@ -4,7 +4,7 @@ import { Flag, FlagKind } from "../flags.ts";
 import { CpuArea, layoutFor, Op, Seg, Segment, Shared, State } from "../layout.ts";
 import { BlockAssembler, type HandlerSource } from "../interpreter/assemble.ts";
 import { defineHandler, type HandlerEmitter, Next } from "../interpreter/handler.ts";
-import { plainFor } from "../sse/float_functions.ts";
+import { loadMxcsr } from "../sse/float_functions.ts";
 import { Module } from "../wasm/module.ts";
 import { ARENA, ARENA_BYTES, CODE, Fx, Record, RECORD_BYTES, WINDOW, WINDOW_BYTES } from "./record.ts";
 
@@ -146,9 +146,7 @@ export class SoftCpu {
     let full = 0;
     for (let r = 0; r < 8; r++) if (!((tags >> r) & 1)) full |= 3 << (2 * r);
     state.setUint16(State.FTW, full, true);
-    const mxcsr = image.getUint32(at + Fx.MXCSR, true);
-    state.setUint32(State.MXCSR, mxcsr, true);
-    state.setUint32(State.SSE_PLAIN, plainFor(mxcsr), true);
+    loadMxcsr(state, image.getUint32(at + Fx.MXCSR, true));
     for (let i = 0; i < 8; i++) {
       const register = State.X87 + (((status >> 11) + i) & 7) * 16;
       state.setBigUint64(register, image.getBigUint64(at + Fx.ST + i * 16, true), true);

@@ -64,9 +64,10 @@ export function setMxcsr(f: CpuFunc, value: I32): void {
   f.set32(State.SSE_PLAIN, mxcsr.and(FAST_MXCSR_MASK).eq(FAST_MXCSR).shl(PLAIN_BIT));
 }
 
-/** {@link State.SSE_PLAIN} for a value of MXCSR. */
-export function plainFor(mxcsr: number): number {
-  return (mxcsr & FAST_MXCSR_MASK) === FAST_MXCSR ? 1 << PLAIN_BIT : 0;
+/** {@link setMxcsr}, from outside of the guest. */
+export function loadMxcsr(state: DataView, value: number): void {
+  state.setUint32(State.MXCSR, value, true);
+  state.setUint32(State.SSE_PLAIN, (value & FAST_MXCSR_MASK) === FAST_MXCSR ? 1 << PLAIN_BIT : 0, true);
 }
 
 /** Numbers of operations. */
@@ -188,7 +189,9 @@ const clearOutFlags = (f: CpuFunc) => f.set32(State.FPU_OUT + OUT_FLAGS, 0);
 const absolute = (format: Format, v: I64) => v.and(magnitude(format));
 const isNan = (format: Format, v: I64) => absolute(format, v).gtU(format.top);
 const isSignalling = (format: Format, v: I64) => isNan(format, v).and(v.and(format.quiet).eqz());
-const isDenormal = (format: Format, v: I64) => absolute(format, v).sub(1).ltU((1n << BigInt(format.fraction)) - 1n);
+/** Whether the bits of a number are those of a denormal one. */
+export const isDenormal = (format: Format, v: I64) =>
+  absolute(format, v).sub(1).ltU((1n << BigInt(format.fraction)) - 1n);
 /** Zero or normal and finite. */
 const isOrdinary = (format: Format, v: I64) => {
   const least = 1n << BigInt(format.fraction);
