@@ -78,7 +78,9 @@ async function main(): Promise<number> {
     say("no backend of hv can run this guest on this machine yet, so it is shown inside the lab");
   }
   const code = await (inLab ? runInLab(image) : runHere(image));
-  if (code === 0) say(`the guest's file system, by e2fsck: ${(await fsck(image)).trim().split("\n").at(-1)}`);
+  if (code === 0) {
+    say(`the guest's file system is clean, by e2fsck -fn: ${(await fsck(image)).trim().split(": ").at(-1)}`);
+  }
   return code;
 }
 
